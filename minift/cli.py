@@ -1,0 +1,201 @@
+"""The command line: one subcommand, one function. Flags come from the dataclasses of settings.py; torch is imported
+only when a command computes, so that --help is instant."""
+
+import argparse
+import json
+import sys
+import tomllib
+from dataclasses import MISSING, fields
+from typing import get_args
+
+from . import settings
+from .errors import Error, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """argparse's message, with the nearest flag where one was unknown."""
+        known = [flag for action in self._actions for flag in action.option_strings]
+        for word in message.split():
+            if "unrecognized" in message and word.startswith("--"):
+                message += nearest(word.split("=")[0], known)
+                break
+        self.exit(2, f"minift: {message}\n")
+
+
+def main(argv: list[str] | None = None):
+    parser = Parser(
+        prog="minift",
+        description="Fine-tune GPT-2 and BERT; read how.",
+        epilog="example: minift finetune classify",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for add in (finetune, predict, evaluate, generate, check, ls, verify):
+        add(commands)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        commands.choices[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    try:
+        args.run(args)
+    except Error as e:
+        if args.debug:
+            raise
+        print(f"minift: {e}", file=sys.stderr)
+        sys.exit(e.code)
+    except KeyboardInterrupt:
+        print("minift: interrupted; nothing was saved", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def command(commands, name: str, help: str, example: str, run) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=help,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_flags(parser, cls):
+    """A flag for each field of a settings class; what is not given stays out of the namespace."""
+    for f in fields(cls):
+        kind = next(t for t in (get_args(f.type) or (f.type,)) if t is not type(None))
+        text = f.metadata["help"] + ("" if f.default in (None, False, MISSING) else f" (default {f.default})")
+        more = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": f.metadata.get("metavar")}
+        if "choices" in f.metadata:
+            more = {"choices": f.metadata["choices"]}
+        parser.add_argument("--" + f.name.replace("_", "-"), dest=f.name, default=argparse.SUPPRESS, help=text, **more)
+
+
+def given(args, cls) -> dict:
+    return {f.name: getattr(args, f.name) for f in fields(cls) if hasattr(args, f.name)}
+
+
+def finetune(commands):
+    def run(args):
+        values = given(args, settings.Finetune)
+        if args.config:
+            values = {k: v for k, v in read_toml(args.config).items() if k != "task"} | values
+        from . import runs
+
+        runs.finetune(args.task, say=lambda line: print(line, flush=True), **values)
+
+    parser = command(
+        commands,
+        "finetune",
+        "Fine-tune a pre-trained model on a task; without arguments beyond TASK, on data and a model that come with minift.",
+        "minift finetune classify --train train.csv --test test.csv --epochs 3",
+        run,
+    )
+    parser.add_argument("task", metavar="TASK", help="classify: columns text (or text_a and text_b) and label")
+    parser.add_argument("--config", metavar="F.toml", help="settings from a file, such as a run's config.toml; flags go before it")
+    add_flags(parser, settings.Finetune)
+
+
+def predict(commands):
+    def run(args):
+        if (args.text is None) == (args.input is None):
+            raise Error("predict needs either a TEXT or --input F")
+        from . import data, files, runs
+
+        rows = data.read(args.input).rows if args.input else [{"text": args.text}]
+        found = [row | prediction for row, prediction in zip(rows, runs.predict(args.model, args.input or rows), strict=True)]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+        if args.output:
+            files.write_text(args.output, lines)
+            print(f"{len(found)} predictions in {args.output}")
+        else:
+            print(lines, end="")
+
+    parser = command(
+        commands, "predict", "What a fine-tuned model says of a text, or of each row of a file.", 'minift predict runs/classify-1 "Not bad at all."', run
+    )
+    parser.add_argument("model", metavar="MODEL", help="a run's folder")
+    parser.add_argument("text", metavar="TEXT", nargs="?", help="one text")
+    parser.add_argument("--input", metavar="F", help="rows: .tsv, .csv, .jsonl or .txt")
+    parser.add_argument("--output", metavar="F.jsonl", help="one object a row: its columns, prediction, scores (none: print them)")
+
+
+def evaluate(commands):
+    def run(args):
+        from . import runs
+
+        print(json.dumps(runs.evaluate(args.model, args.data, args.task), indent=2))
+
+    parser = command(
+        commands, "evaluate", "The metrics of a fine-tuned model on labelled rows, as JSON.", "minift evaluate runs/classify-1 --data test.tsv", run
+    )
+    parser.add_argument("model", metavar="MODEL", help="a run's folder")
+    parser.add_argument("--task", metavar="TASK", help="checked against the model's")
+    parser.add_argument("--data", metavar="F", required=True, help="rows with labels")
+
+
+def generate(commands):
+    def run(args):
+        values = given(args, settings.Generate)
+        prompt = values.pop("prompt", settings.Generate.prompt)
+        from . import generation, pretrained
+
+        model, tokenizer = pretrained.load(args.model)
+        print(prompt + generation.generate(model, tokenizer, prompt, **values))
+
+    parser = command(
+        commands,
+        "generate",
+        "Continue a text with a language model.",
+        'minift generate path/to/gpt2 --prompt "The dog" --max-new-tokens 30',
+        run,
+    )
+    parser.add_argument("model", metavar="MODEL", help="the folder of a GPT-2")
+    add_flags(parser, settings.Generate)
+
+
+def check(commands):
+    def run(args):
+        from . import pretrained
+
+        print(pretrained.check(args.model))
+
+    parser = command(commands, "check", "Load a model and say what became of every key of its weights.", "minift check bert-nano", run)
+    parser.add_argument("model", metavar="MODEL", help="an embedded model or a folder")
+
+
+def ls(commands):
+    def run(args):
+        from . import hub
+
+        for line in hub.listing():
+            print(line)
+
+    command(commands, "ls", "The models and data sets that come with minift.", "minift ls", run)
+
+
+def verify(commands):
+    def run(args):
+        from . import verify
+
+        verify.main()
+
+    command(commands, "verify", "Check the laws on tiny models: run it after you changed the internals.", "minift verify", run)
+
+
+def read_toml(path: str) -> dict:
+    from .files import read_text
+
+    try:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as e:
+        raise Error(f"{path}: not valid TOML: {e}") from None
+
+
+if __name__ == "__main__":
+    main()

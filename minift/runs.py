@@ -1,0 +1,304 @@
+"""One run: model, task, data and loop put together, and the run's folder. `finetune`, `predict`, `evaluate`."""
+
+import copy
+import json
+import math
+import sys
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from . import adapters, baselines, data, files, hub, optim, plots, pretrained, settings, train
+from .errors import Error, nearest
+from .tasks import classify
+
+TASKS = {"classify": classify.Classify}
+EMBEDDED = {"classify": "reviews"}  # the data set that a task takes when none is given
+
+
+@dataclass
+class Run:
+    metrics: dict  # by split: {"valid": {…}, "test_before": {…}, "test": {…}}
+    model: torch.nn.Module
+    tokenizer: object
+    folder: Path
+    train: dict  # steps, tokens, seconds, tokens_per_second, peak_memory_bytes, …
+    baselines: dict = field(default_factory=dict)  # bag_of_words, random_weights: metrics on the test rows
+
+
+def finetune(task: str, say=lambda line: None, **values) -> Run:
+    """Fine-tune a model on a task and write the run's folder.
+
+    `values` are fields of `settings.Finetune`. `model` may also be (module, tokenizer); `train`, `valid` and `test` may be
+    rows in memory (see `data.read`). `say` takes the lines of the report. Raises `Error`; then no model is written.
+    """
+    if task not in TASKS:
+        raise Error(f"unknown task '{task}'; there is {', '.join(TASKS)}{nearest(task, TASKS)}")
+    memory = {k: values.pop(k) for k in ("model", "train", "valid", "test") if not isinstance(values.get(k), str | Path | None)}
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v is not None}
+    options = prepare(settings.make(settings.Finetune, values))
+    tables, origin = read_tables(task, options, memory)
+    labels = TASKS[task].labels_of(tables["train"], options.regression)
+    folder = new_folder(task, options.out)
+
+    model, tokenizer = start(memory.get("model", options.model), TASKS[task].kind, labels)
+    model.to(options.device)
+    limit = min(options.max_length or model.longest, model.longest)
+    worker = TASKS[task](tokenizer, labels, options.regression, limit)
+    examples = {split: worker.examples(table) for split, table in tables.items()}
+    learning, total = adapters.choose(model, options.tune)
+    model.recompute = options.recompute
+    options.lr = options.lr or optim.usual_rate(model.new[0].weight.shape[1], options.tune)
+
+    say(f"model      {'yours' if 'model' in memory else options.model}, {total:,} parameters, {learning:,} of them learn (--tune {options.tune})")
+    say(f"device     {options.device}, {options.precision}, {torch.get_num_threads()} threads; seed {options.seed}, rate {options.lr:g}")
+    for split, table in tables.items():
+        say(f"{split:10} {len(table.rows):,} rows of {origin[split]}: {worker.describe(examples[split])}")
+    if worker.truncated:
+        say(f"           {worker.truncated:,} texts were longer than {limit} tokens and are cut")
+
+    metrics, compared = {}, {}
+    if "test" in tables:
+        metrics["test_before"], _ = assess(worker, model, examples["test"], options)
+        say(f"before     test {shown(metrics['test_before'])}")
+    history = fit(worker, model, tables, examples, options, folder)
+    metrics["valid"] = history.best
+    say(f"trained    {history.steps} steps in {history.seconds:.0f} s; best epoch {history.epoch}, valid {shown(history.best)}")
+    if "test" in tables:
+        metrics["test"], logits = assess(worker, model, examples["test"], options)
+        say(f"after      test {shown(metrics['test'])}")
+        compared["bag_of_words"] = bag_of_words(worker, tables, examples)
+        say(f"baseline   test {shown(compared['bag_of_words'])} by a bag of words (tf-idf, logistic regression)")
+        if options.baselines:
+            say("baseline   the same model from random weights …")
+            compared["random_weights"] = random_weights(worker, model, tables, examples, options)
+            say(f"baseline   test {shown(compared['random_weights'])} from random weights")
+        say("\n" + samples(worker, tables["test"], examples["test"], logits) + "\n")
+
+    trained = {
+        "steps": history.steps,
+        "epoch": history.epoch,
+        "tokens": history.tokens,
+        "seconds": round(history.seconds, 2),
+        "tokens_per_second": round(history.tokens / history.seconds),
+        "peak_memory_bytes": peak_memory(options.device),
+        "parameters": total,
+        "learning": learning,
+    }
+    run = Run(metrics, model, tokenizer, folder, trained, compared)
+    write(run, task, worker, options, memory, history)
+    say(f"saved      {folder}; now: minift predict {folder} \"…\"")
+    return run
+
+
+def predict(model, rows, max_batch: int = 64) -> list[dict]:
+    """A prediction for each text or row (see `data.read`): {"prediction", "scores"}, in order.
+
+    `model` is a folder, an embedded name or (module, tokenizer), fine-tuned for a task."""
+    worker, model = ready(model)
+    examples = worker.examples(data.read(rows), labelled=False)
+    return worker.predictions(logits_of(worker, model, examples, max_batch))
+
+
+def evaluate(model, rows, task: str | None = None) -> dict[str, float]:
+    """The task's metrics of a fine-tuned model (as for `predict`) on labelled rows."""
+    worker, model = ready(model)
+    if task not in (None, worker.name):
+        raise Error(f"--task {task}: this model was fine-tuned for {worker.name}")
+    examples = worker.examples(data.read(rows))
+    logits = logits_of(worker, model, examples, 64)
+    return worker.metrics(logits, [example["target"] for example in examples])
+
+
+# -- the steps of a run, in their order -------------------------------------------------------------------------------
+
+
+def prepare(options: settings.Finetune) -> settings.Finetune:
+    """Fix device, precision, threads and seed."""
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    elif device != "cpu" and not getattr(torch, device).is_available():
+        raise Error(f"--device {device}: torch sees no such device here; try --device cpu")
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    return replace(options, device=device, precision=precision)
+
+
+def read_tables(task, options, memory):
+    """({split: Table}, {split: where its rows came from})"""
+    sources = {split: memory.get(split, getattr(options, split)) for split in ("train", "valid", "test")}
+    if sources["train"] is None:
+        folder = hub.DATA / EMBEDDED[task]
+        embedded = {"train": "train.tsv", "valid": "validation.tsv", "test": "test.tsv"}
+        sources = {split: sources[split] or str(folder / name) for split, name in embedded.items()}
+    tables = {split: data.read(source) for split, source in sources.items() if source is not None}
+    origin = {split: table.source for split, table in tables.items()}
+    if "valid" not in tables:
+        tables["train"], tables["valid"] = data.split(tables["train"], 0.1, options.seed)
+        origin["valid"] = f"{origin['train']} (a seeded tenth, held out)"
+    return {split: tables[split] for split in ("train", "valid", "test") if split in tables}, origin
+
+
+def start(model, kind: str, labels: list[str]):
+    """(module with a head of this kind for these labels, tokenizer)"""
+    if isinstance(model, str):
+        return pretrained.load(model, kind, labels)
+    module, tokenizer = model
+    return pretrained.with_head(module, kind, labels), tokenizer
+
+
+def new_folder(task: str, out: str | None) -> Path:
+    if out is None:
+        return next(folder for n in range(1, 10**6) if not (folder := Path("runs") / f"{task}-{n}").exists())
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Error(f"--out {folder}: is not empty; name another folder, or remove it first")
+    return folder
+
+
+def fit(worker, model, tables, examples, options, folder=None) -> train.History:
+    """Train the model, with the log in the folder."""
+    lengths = [len(example["ids"]) for example in examples["train"]]
+
+    def batches(epoch):
+        return data.length_batches(lengths, None if options.batch_tokens else options.batch_size, options.batch_tokens, options.seed, epoch)
+
+    plan = [batches(0)]
+    steps = options.max_steps or 0
+    while len(plan) < options.epochs if not steps else sum(math.ceil(len(epoch) / options.accumulate) for epoch in plan) < steps:
+        plan.append(batches(len(plan)))
+    log = (folder / "metrics.jsonl") if folder else None
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(folder / "config.toml", toml(worker.name, options))
+
+    def record(entry):
+        if log:
+            with open(log, "a", encoding="utf-8") as f:
+                f.write(json.dumps(entry) + "\n")
+
+    return train.train(
+        model,
+        plan,
+        collate=lambda rows: on(options.device, worker.batch([examples["train"][i] for i in rows])),
+        loss=worker.loss,
+        settings=options,
+        evaluate=lambda model: assess(worker, model, examples["valid"], options)[0],
+        score=lambda metrics: metrics[worker.score],
+        log=record,
+        where=tables["train"].where,
+    )
+
+
+def on(device, batch):
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+@torch.inference_mode()
+def logits_of(worker, model, examples, size: int) -> torch.Tensor:
+    """(N, labels), in the order of the examples, on the CPU."""
+    model.eval()
+    device = next(model.parameters()).device
+    result = [None] * len(examples)
+    for rows in data.length_batches([len(example["ids"]) for example in examples], size, shuffle=False):
+        logits = worker.logits(model, on(device, worker.batch([examples[i] for i in rows])))
+        for i, row in zip(rows, logits.cpu(), strict=True):
+            result[i] = row
+    return torch.stack(result)
+
+
+def assess(worker, model, examples, options):
+    """(metrics, logits) on labelled examples."""
+    with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
+        logits = logits_of(worker, model, examples, options.batch_size)
+    return worker.metrics(logits, [example["target"] for example in examples]), logits
+
+
+def bag_of_words(worker, tables, examples) -> dict:
+    texts = {split: [classify.joined(row) for row in tables[split].rows] for split in ("train", "test")}
+    targets = {split: [example["target"] for example in examples[split]] for split in texts}
+    classes = None if worker.regression else len(worker.labels)
+    scores = baselines.scores(texts["train"], targets["train"], texts["test"], classes)
+    return worker.metrics(torch.as_tensor(scores).reshape(len(scores), -1), targets["test"])
+
+
+def random_weights(worker, model, tables, examples, options) -> dict:
+    """What the same training makes of the same architecture without pre-training: all of it learns."""
+    torch.manual_seed(options.seed)
+    fresh = type(model)(model.config, model.kind).to(options.device)
+    fit(worker, fresh, tables, examples, options)
+    return assess(worker, fresh, examples["test"], options)[0]
+
+
+def samples(worker, table, examples, logits, count=5) -> str:
+    """The first test rows with what the model says of them."""
+    lines = []
+    for i, found in enumerate(worker.predictions(logits[:count])):
+        truth = table.rows[i][table.column("label")]
+        if worker.regression:
+            verdict = f"{found['prediction']:8.3f}  (label {truth})"
+        else:
+            right = "right" if found["prediction"] == str(truth).strip() else "WRONG"
+            verdict = f"{right}  {found['prediction']} {found['scores'][found['prediction']]:.2f}"
+        lines.append(f"  {verdict:28}  {classify.joined(table.rows[i])[:90]}")
+    return "\n".join(lines)
+
+
+def write(run: Run, task, worker, options, memory, history):
+    """The run's folder: first the figures, last the model, so that a folder with a model is whole."""
+    result = {
+        "task": task,
+        "model": "(given in memory)" if "model" in memory else options.model,
+        "metrics": run.metrics,
+        "train": run.train,
+        "baselines": run.baselines,
+    }
+    files.write_json(run.folder / "result.json", result)
+    loss = {"training loss": list(enumerate(history.losses, 1))}
+    files.write_text(run.folder / "curves.svg", plots.curves(loss, f"{task}: {result['model']}"))
+    model = copy.copy(run.model)
+    config = copy.deepcopy(model.config)
+    config.extra["problem_type"] = "regression" if worker.regression else "single_label_classification"
+    config.extra["minift"] = {"task": task, "max_length": worker.max_length}
+    if config.pad_token_id is None:  # transformers finds a row's last token by the padding's id
+        config.pad_token_id = run.tokenizer.eos
+    run.model.config = config
+    pretrained.save(run.model, run.tokenizer, run.folder)
+
+
+def ready(model):
+    """(the task's worker, module) of a fine-tuned model."""
+    module, tokenizer = pretrained.load(model) if isinstance(model, str | Path) else model
+    said = module.config.extra.get("minift", {})
+    if module.kind not in TASKS:
+        raise Error(f"{model}: has no head of {' or '.join(TASKS)}; fine-tune it first: minift finetune classify --model {model}")
+    regression = module.config.extra.get("problem_type") == "regression"
+    return TASKS[module.kind](tokenizer, module.config.labels, regression, said.get("max_length") or module.longest), module
+
+
+def shown(metrics: dict) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+
+
+def toml(task: str, options) -> str:
+    lines = [f"# minift finetune {task} --config config.toml   runs this again", f'task = "{task}"']
+    values = {k: v for k, v in asdict(options).items() if v is not None and k != "out"}
+    return "\n".join(lines + [f"{k} = {json.dumps(v)}" for k, v in values.items()]) + "\n"
+
+
+def peak_memory(device: str) -> int | None:
+    """The most memory that this process (on a GPU: its tensors) has held, in bytes; None where the system does not say."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,132 @@
+"""Classification: one text or a pair, one of several labels, or with `regression` a number.
+
+    row -> example    a row's text becomes ids, its label a class number
+    examples -> batch ids (B, T) padded on the right, mask (B, T), segments (B, T) for a model that has them, target (B,)
+    batch -> loss     cross-entropy of the label's logit, or the squared error
+    logits -> prediction, metrics
+"""
+
+from collections import Counter
+
+import torch
+import torch.nn.functional as F
+
+from .. import data, metrics
+from ..errors import Error, nearest
+
+TEXT = ("text", "text_a", "sentence1")  # synonyms of the first text's column, ...
+PAIR = ("text_b", "sentence2")  # ... and of the second's, where there is one
+
+
+class Classify:
+    name = kind = "classify"
+
+    def __init__(self, tokenizer, labels: list[str], regression: bool = False, max_length: int | None = None):
+        self.tokenizer, self.labels, self.regression, self.max_length = tokenizer, labels, regression, max_length
+        self.score = "spearman" if regression else "accuracy"  # what the best epoch has most of
+        self.truncated = 0  # texts cut to max_length so far
+
+    @staticmethod
+    def labels_of(table: data.Table, regression: bool) -> list[str]:
+        """The label names of the training rows, sorted: numbers by size, words by letter."""
+        if regression:
+            return ["LABEL_0"]
+        column = table.column("label")
+        labels = {label_of(table, i, column) for i in range(len(table.rows))}
+        if len(labels) < 2:
+            raise Error(f"{table.source}: every row has the label '{labels.pop()}'; there must be two labels or more to tell apart")
+        if len(labels) > max(50, len(table.rows) // 2):
+            raise Error(
+                f"{table.source}: {len(labels)} different labels in {len(table.rows)} rows, such as {min(labels)!r}; "
+                "is 'label' the right column? For numbers to be predicted, give --regression"
+            )
+        return sorted(labels, key=lambda s: (not s.lstrip("-").isdigit(), int(s) if s.lstrip("-").isdigit() else 0, s))
+
+    def examples(self, table: data.Table, labelled: bool = True) -> list[dict]:
+        """One example a row: {"ids", "target"}; without labels, "ids" alone."""
+        first = table.column(*TEXT)
+        second = next((name for name in PAIR if name in table.columns), None)
+        label = table.column("label") if labelled else None
+        return [
+            {"ids": self.encode(row[first], row[second] if second else None, table.where(i))}
+            | ({"target": self.target(table, i, label)} if labelled else {})
+            for i, row in enumerate(table.rows)
+        ]
+
+    def encode(self, text, pair, where) -> list[int]:
+        for value in (text,) if pair is None else (text, pair):
+            if not isinstance(value, str):
+                raise Error(f"{where}: the text is {value!r}; it must be a string")
+        ids = self.tokenizer.encode(text, pair)
+        if self.max_length and len(ids) > self.max_length:
+            self.truncated += 1
+            ids = self.tokenizer.encode(text, pair, max_length=self.max_length)
+        return ids or [self.tokenizer.eos]  # GPT-2 has no ids for an empty text, and a row needs one
+
+    def target(self, table, i, column):
+        name = label_of(table, i, column)
+        if self.regression:
+            try:
+                return float(name)
+            except ValueError:
+                raise Error(f"{table.where(i)}: label '{name}' is no number, as --regression needs") from None
+        if name not in self.labels:
+            raise Error(
+                f"{table.where(i)}: label '{name}' is not among the labels of the training rows "
+                f"({', '.join(self.labels[:12])}){nearest(name, self.labels)}"
+            )
+        return self.labels.index(name)
+
+    def batch(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        rows = [example["ids"] for example in examples]
+        ids, mask = data.pad(rows, self.tokenizer.pad or 0)  # what stands in the padding does not matter: the mask hides it
+        batch = {"ids": ids, "mask": mask}
+        if hasattr(self.tokenizer, "segments"):
+            batch["segments"] = data.pad([self.tokenizer.segments(row) for row in rows], 0)[0]
+        if "target" in examples[0]:
+            batch["target"] = torch.tensor([example["target"] for example in examples])
+        return batch
+
+    def logits(self, model, batch) -> torch.Tensor:
+        """(B, labels)"""
+        return model(**{name: batch[name] for name in ("ids", "mask", "segments") if name in batch}).float()
+
+    def loss(self, model, batch) -> tuple[torch.Tensor, int]:
+        """(sum over the rows, rows)"""
+        logits, target = self.logits(model, batch), batch["target"]
+        if self.regression:
+            return F.mse_loss(logits[:, 0], target.float(), reduction="sum"), len(target)
+        return F.cross_entropy(logits, target, reduction="sum"), len(target)
+
+    def predictions(self, logits: torch.Tensor) -> list[dict]:
+        if self.regression:
+            return [{"prediction": value} for value in logits[:, 0].tolist()]
+        return [
+            {"prediction": self.labels[max(range(len(row)), key=row.__getitem__)], "scores": dict(zip(self.labels, row, strict=True))}
+            for row in logits.softmax(-1).tolist()
+        ]
+
+    def metrics(self, logits: torch.Tensor, targets: list) -> dict[str, float]:
+        if self.regression:
+            return metrics.regression(logits[:, 0].tolist(), targets)
+        return metrics.classification(logits.argmax(-1).tolist(), targets, self.labels)
+
+    def describe(self, examples: list[dict]) -> str:
+        """How the labels are spread, for the run's first lines."""
+        if self.regression:
+            values = [example["target"] for example in examples]
+            return f"numbers from {min(values):g} to {max(values):g}"
+        counts = Counter(self.labels[example["target"]] for example in examples)
+        return ", ".join(f"{name} {counts[name]}" for name in self.labels)
+
+
+def label_of(table: data.Table, i: int, column: str) -> str:
+    name = str(table.rows[i][column]).strip()
+    if not name or table.rows[i][column] is None:
+        raise Error(f"{table.where(i)}: the label is blank; fill it in or leave the row out")
+    return name
+
+
+def joined(row: dict) -> str:
+    """The text or the two texts of a row, as the bag-of-words baseline reads them."""
+    return "  ".join(str(row[name]) for name in (*TEXT, *PAIR) if name in row)
