@@ -52,7 +52,7 @@ def tf_idf(train_texts, texts) -> tuple[torch.Tensor, torch.Tensor]:
 
     def matrix(documents):
         cells = [(n, index[t], k) for n, d in enumerate(documents) for t, k in d.items() if t in index]
-        row, column, times = torch.tensor(cells, dtype=None).reshape(-1, 3).T
+        row, column, times = torch.tensor(cells, dtype=torch.long).reshape(-1, 3).T
         value = (1 + times.double().log()) * idf[column]
         norm = torch.zeros(len(documents), dtype=torch.float64).index_add_(0, row, value**2).sqrt()
         where, shape = torch.stack([row, column]), (len(documents), len(index))
@@ -83,5 +83,10 @@ def fit(x: torch.Tensor, target: torch.Tensor, classes: int):
     optimizer = torch.optim.LBFGS(
         [w], max_iter=1000, tolerance_grad=1e-8, tolerance_change=0, line_search_fn="strong_wolfe"
     )
-    optimizer.step(objective)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the sums are short: on busy cores, two threads took thirty times as long
+    try:
+        optimizer.step(objective)
+    finally:
+        torch.set_num_threads(threads)
     return torch.no_grad()(predict)

@@ -4,6 +4,7 @@ A folder has the form that Hugging Face publishes: config.json says the shape, m
 weights.py) holds the tensors, under names that each model file maps to its parameters in `key_map`.
 """
 
+import os
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -72,72 +73,85 @@ def build(folder: Path, kind=None, labels=None, random=False):
     device. `load_model` is the one to use; `minift check` wants the report of a broken folder too."""
     module, cls, config, own, generation = read_config(folder)
     kind = kind or own
-    fresh = kind != own or (labels is not None and labels != config.labels)
-    if labels is not None:
-        config.labels = list(labels)
+    if kind not in cls.ARCHITECTURES:
+        raise Error(f"{folder}: {cls.FAMILY} has no kind '{kind}', but {', '.join(cls.ARCHITECTURES)}{nearest(kind, cls.ARCHITECTURES)}")
+    labels = config.labels if labels is None else list(labels)
+    fresh = kind != own or labels != config.labels
+    config.labels = labels
+    tensors = {} if random else weights.read(folder)
+    depth, most = getattr(config, module.DEPTH), 1000 if random else len(tensors)
+    if depth > most:  # a config's mistake must not fill the memory
+        raise Error(f"{folder / 'config.json'}: {module.DEPTH} is {depth}, " + ("at most 1000 make sense" if random else "the weights hold fewer"))
+    with torch.device("meta"):  # shapes alone
+        model = cls(config, kind)
     if random:
+        size = 4 * sum(p.numel() for p in model.parameters())
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+        if size > memory:
+            raise Error(f"{folder / 'config.json'}: a model of this shape takes {size:,} bytes, this machine has {memory:,}")
         model = cls(config, kind)
         model.report = Report(new=[name for name, _ in model.named_parameters()])
     else:
-        tensors = weights.read(folder)
-        if getattr(config, module.DEPTH) > len(tensors):  # before a config's mistake fills the memory
-            raise Error(f"{folder / 'config.json'}: {module.DEPTH} is {getattr(config, module.DEPTH)}, the weights hold fewer")
-        with torch.device("meta"):
-            model = cls(config, kind)
-        model.report = assign(module, model, tensors, new=module.NEW.get(kind, ()) if fresh else ())
+        model.report = assign(folder, module, model, tensors, fresh)
     model.generation = generation
     return model
 
 
-def assign(module, model: nn.Module, tensors: dict[str, torch.Tensor], new: tuple[str, ...]) -> Report:
-    """Give the file's tensors to the model's parameters. Parameters that start with one of `new` belong to a head that
-    is being added: the first of them is never taken from the file, all are drawn where the file lacks them."""
-    known, report = module.key_map(model.config), Report()
+def assign(folder, module, model: nn.Module, tensors: dict[str, torch.Tensor], fresh: bool) -> Report:
+    """Give the file's tensors to the model's parameters. `fresh`: the head is being added, so that what the file lacks
+    of it is drawn, and a head that the file has for other labels is not taken."""
+    report, known = Report(), module.key_map(model.config)
     wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
-    bare = not any(key.startswith(module.PREFIX) for key in map(canonical, tensors))
-    state, source = {}, {}
-    for key, tensor in tensors.items():
+    tied = module.TIED if model.config.tie_word_embeddings else {}
+    new = module.NEW.get(model.kind, ()) if fresh else ()
+    bare = not any(canonical(key).startswith(module.PREFIX) for key in tensors)
+
+    found = {}  # by the parameter's name here: (key in the file, whether it is stored transposed)
+    for key in tensors:
         name = canonical(key)
         if bare and name not in known:
             name = module.PREFIX + name
         name, transposed = known.get(name, (name, False))
-        if name in source:
-            raise Error(f"the keys {source[name]} and {key} are both {name}; keep one of them")
-        source[name] = key
-        if name.endswith(module.DROPPED) or (name in known and new and name.startswith(new[0])):
+        if name in found:
+            raise Error(f"{folder}: the keys {found[name][0]} and {key} are both {name}; keep one of them")
+        found[name] = key, transposed
+    for copy, name in tied.items():
+        if copy in found and name not in found:  # some tools keep the other name of a tied pair
+            found[name] = found.pop(copy)
+
+    state = {}
+    for name, (key, transposed) in found.items():
+        tensor = tensors[key].T if transposed and tensors[key].ndim == 2 else tensors[key]
+        if name.endswith(module.DROPPED) or (fresh and name in known and name.startswith(module.LABELLED)):
             report.dropped.append(key)
+        elif name in wanted and tensor.shape != wanted[name]:
+            report.misshapen.append(f"{key}: {tuple(tensor.shape)} in the file, {tuple(wanted[name])} in the model")
         elif name in wanted:
-            tensor = tensor.T if transposed and tensor.ndim == 2 else tensor
-            if tensor.shape != wanted[name]:
-                shapes = f"{tuple(tensor.shape)} in the file, {tuple(wanted[name])} in the model"
-                report.misshapen.append(f"{key}: {shapes}")
-                continue
             state[name] = tensor.float().contiguous()
             (report.transposed if transposed else report.mapped).append(key)
             if not state[name].isfinite().all():
                 report.notes.append(f"{key} holds values that are not finite")
-        elif name in module.TIED:
-            report.tied.append(f"{key} = {module.TIED[name]}")
+        elif name in tied:
+            report.tied.append(f"{key} = {tied[name]}")
+            if not torch.equal(tensor.float(), tensors[found[tied[name]][0]].float()):
+                report.notes.append(f"{key} differs from {tied[name]}, which config.json ties it to; {tied[name]} is used")
         elif name in known:
             report.dropped.append(key)
         else:
             report.unexpected.append(name)
-    for copy, name in module.TIED.items():
-        if copy in source and copy not in wanted and name in state and not torch.equal(tensors[source[copy]].float(), state[name]):
-            report.notes.append(f"{source[copy]} differs from {name}, which config.json ties it to; {name} is used")
-    for name in wanted.keys() - state.keys():
-        if new and name.startswith(new):
+
+    report.new = [name for name in wanted if name not in state and name.startswith(new)]
+    report.missing = [name for name in wanted if name not in found and name not in report.new]
+    if not report.misshapen:  # else config.json may be wrong, and any size in it
+        for name in report.new:  # in the model's order: a seed gives the same head in every process
             state[name] = model.init_parameter(name, torch.empty(wanted[name]))
-            report.new.append(name)
-        elif name not in source:
-            report.missing.append(name)
     model.load_state_dict(state, assign=True, strict=False)
     return report
 
 
 def canonical(key: str) -> str:
     """A key without the prefixes of torch.compile and DDP, and with today's names of a norm's parameters."""
-    key = key.removeprefix("_orig_mod.").removeprefix("module.")
+    key = key.replace("_orig_mod.", "").removeprefix("module.")
     return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{'weight' if m[1] == 'gamma' else 'bias'}", key)
 
 
@@ -147,16 +161,19 @@ def read_config(folder: Path):
     if not path.exists():
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         raise Error(f"{folder}: no config.json, so this is no model folder; it holds {found}")
-    raw = files.read_json(path)
-    if not isinstance(raw, dict):
-        raise Error(f"{path}: must hold an object, not a {type(raw).__name__}")
+    raw = read_object(path)
     family = raw.pop("model_type", None)
-    if family not in FAMILIES:
+    if family is None:  # early files do not say it; the one that most of the fields belong to
+        shared = {name: len(raw.keys() & {f.name for f in fields(module.Config)}) for name, (module, _) in FAMILIES.items()}
+        family = max(shared, key=shared.get) if any(shared.values()) else None
+    if not isinstance(family, str) or family not in FAMILIES:
         raise Error(f"{path}: model_type {family!r} is none of {', '.join(FAMILIES)}{nearest(family, FAMILIES)}")
     module, cls = FAMILIES[family]
     names, labels = raw.pop("architectures", None) or [], raw.pop("id2label", None)
-    raw.pop("label2id", None)
-    known = {f.name: checked(path, f, raw.pop(f.name)) for f in fields(module.Config) if f.name in raw and f.name != "labels"}
+    for key in ("label2id", "dtype", "torch_dtype"):  # said anew when saving; and all is float32 from here on
+        raw.pop(key, None)
+    own = [f for f in fields(module.Config) if f.name not in ("labels", "extra")]
+    known = {f.name: checked(path, f, raw.pop(f.name)) for f in own if f.name in raw}
     if labels:
         try:
             known["labels"] = [str(labels[i]) for i in sorted(labels, key=int)]
@@ -167,21 +184,31 @@ def read_config(folder: Path):
     except Error as e:
         raise Error(f"{path}: {e}") from None
     kinds = {name: kind for kind, name in cls.ARCHITECTURES.items()}
-    kind = next((kinds[name] for name in names if name in kinds), next(iter(cls.ARCHITECTURES)))
+    kind = next((kinds[str(name)] for name in names if str(name) in kinds), next(iter(cls.ARCHITECTURES)))
     defaults = folder / "generation_config.json"
-    return module, cls, config, kind, files.read_json(defaults) if defaults.exists() else {}
+    return module, cls, config, kind, read_object(defaults) if defaults.exists() else {}
+
+
+def read_object(path) -> dict:
+    value = files.read_json(path)
+    if not isinstance(value, dict):
+        raise Error(f"{path}: must hold an object, not a {type(value).__name__}")
+    return value
 
 
 def checked(path, f, value):
-    """The value, if it has the type that the field declares; a size must be positive."""
+    """The value, if it has the type that the field declares; a size must be positive and not absurd (all dropouts, norms'
+    epsilons and deviations lie between 0 and 1)."""
     allowed = get_args(f.type) or (f.type,)  # int | None -> (int, NoneType)
     if float in allowed:
         allowed += (int,)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         names = " or ".join(t.__name__ for t in allowed).replace("NoneType", "null")
         raise Error(f"{path}: {f.name} is {value!r}, but must be of type {names}")
-    if allowed[0] is int and value is not None and not f.name.endswith("_id") and not 0 < value < 2**31:
-        raise Error(f"{path}: {f.name} is {value}, but must lie between 1 and {2**31 - 1}")
+    if allowed[0] is float and value is not None and not 0 <= value <= 1:
+        raise Error(f"{path}: {f.name} is {value}, but must lie between 0 and 1")
+    if allowed[0] is int and value is not None and not f.name.endswith("_id") and not 0 < value <= 2**24:
+        raise Error(f"{path}: {f.name} is {value}, but must lie between 1 and {2**24}")
     return value
 
 
@@ -192,11 +219,16 @@ def load_tokenizer(name):
 
 def load(name, kind: str | None = None, labels: list[str] | None = None):
     """(model, tokenizer) of a folder or an embedded model; see `load_model`."""
-    model, tokenizer = load_model(name, kind, labels), load_tokenizer(name)
-    rows = model.config.vocab_size
+    model = load_model(name, kind, labels)
+    return model, fitting(name, model)
+
+
+def fitting(name, model):
+    """The folder's tokenizer, if the model has an embedding for each of its tokens."""
+    tokenizer, rows = load_tokenizer(name), model.config.vocab_size
     if tokenizer.vocab_size > rows:
         raise Error(f"{name}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {rows} rows; they do not belong together")
-    return model, tokenizer
+    return tokenizer
 
 
 def save(model: nn.Module, tokenizer, folder):
@@ -211,11 +243,13 @@ def save(model: nn.Module, tokenizer, folder):
     if model.kind == "classify":
         config["id2label"] = {str(i): name for i, name in enumerate(labels)}
         config["label2id"] = {name: i for i, name in enumerate(labels)}
-    state = {name: p.detach().cpu() for name, p in model.named_parameters()}
+    state = {canonical(name): p.detach().cpu() for name, p in model.named_parameters()}
     published = {}
     for key, (name, transposed) in module.key_map(model.config).items():
         if name in state:
             published[key] = state[name].T.contiguous() if transposed else state[name]
+    if len(published) < len(state):
+        raise Error(f"{folder}: not saved: {len(state) - len(published)} parameters of this model have no published name")
     safetensors.save(folder / "model.safetensors", published)
     if tokenizer is not None:
         tokenizer.save(folder)
@@ -229,8 +263,8 @@ def with_head(model: nn.Module, kind: str, labels: list[str]) -> nn.Module:
     if model.kind == kind and model.config.labels == labels:
         return model
     fresh = type(model)(replace(model.config, labels=list(labels)), kind)
-    new = FAMILIES[model.FAMILY][0].NEW[kind][0]
-    fresh.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith(new)}, strict=False)
+    labelled = FAMILIES[model.FAMILY][0].LABELLED
+    fresh.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith(labelled)}, strict=False)
     return fresh
 
 
@@ -244,5 +278,5 @@ def check(name) -> str:
     fault = model.report.fault(module.PREFIX)
     if fault:
         raise Error(f"{text}\n{folder}: {fault}")
-    load_tokenizer(folder)
+    fitting(folder, model)
     return text + "\nevery parameter has its weights; the tokenizer loads"

@@ -57,6 +57,7 @@ def train(model, plan, collate, loss, settings, evaluate=None, score=None, log=l
                 for group in optimizer.param_groups:
                     group["lr"] = lr
 
+                optimizer.zero_grad()
                 total, units = 0.0, 0
                 for rows in window:
                     batch = collate(rows)
@@ -76,7 +77,6 @@ def train(model, plan, collate, loss, settings, evaluate=None, score=None, log=l
                 if not (math.isfinite(mean) and math.isfinite(norm)):
                     raise Error(diverged(history.steps + 1, mean, norm, units, [where(r) for rows in window for r in rows]), code=1)
                 optimizer.step()
-                optimizer.zero_grad()
 
                 history.steps += 1
                 history.losses.append(mean)

@@ -62,6 +62,8 @@ class Config:
             raise Error(
                 f"hidden_act '{self.hidden_act}' is none of {', '.join(ACTIVATIONS)}" + nearest(self.hidden_act, ACTIVATIONS)
             )
+        if self.extra.get("is_decoder"):  # the same weights, which would mean something else
+            raise Error("is_decoder is true: this BERT writes from left to right, and here BERT reads both ways")
 
 
 class Embeddings(nn.Module):
@@ -139,9 +141,10 @@ class Predictions(nn.Module):
             }
         )
         self.act = ACTIVATIONS[config.hidden_act]
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        if not config.tie_word_embeddings:
-            self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        else:
+            self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
 
     def forward(self, hidden):
         return self.transform.LayerNorm(self.act(self.transform.dense(hidden)))
@@ -249,8 +252,9 @@ class BERT(nn.Module):
         """Weight (V, C) and bias (V,) of the vocabulary head, to be used behind `cls.predictions`."""
         if "cls" not in self._modules:
             raise Error(f"this folder's model ({self.ARCHITECTURES[self.kind]}) has no vocabulary head")
-        words = self.bert.embeddings.word_embeddings
-        return (words if self.config.tie_word_embeddings else self.cls.predictions.decoder).weight, self.cls.predictions.bias
+        if self.config.tie_word_embeddings:
+            return self.bert.embeddings.word_embeddings.weight, self.cls.predictions.bias
+        return self.cls.predictions.decoder.weight, self.cls.predictions.decoder.bias
 
     def forward(self, ids, mask=None, segments=None):
         """ids (B, T) -> logits: (B, T, V) of a masked language model, (B, labels) of a classifier."""
@@ -263,7 +267,7 @@ def key_map(config: Config) -> dict[str, tuple[str, bool]]:
     """Key in a published file -> parameter here, and whether the file stores it transposed (BERT's: never). Files may
     leave out the prefix `bert.`, and old ones write `gamma` and `beta` for a norm's `weight` and `bias`."""
     modules = ["bert.embeddings.LayerNorm", "bert.pooler.dense", "classifier", "cls.seq_relationship"]
-    modules += ["cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"]
+    modules += ["cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder"]
     for i in range(config.num_hidden_layers):
         layer = f"bert.encoder.layer.{i}"
         modules += [f"{layer}.attention.self.{name}" for name in ("query", "key", "value")]
@@ -271,7 +275,7 @@ def key_map(config: Config) -> dict[str, tuple[str, bool]]:
         modules += [f"{layer}.intermediate.dense", f"{layer}.output.dense", f"{layer}.output.LayerNorm"]
     keys = [f"{module}.{kind}" for module in modules for kind in ("weight", "bias")]
     keys += [f"bert.embeddings.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")]
-    keys += ["cls.predictions.bias", "cls.predictions.decoder.weight"]
+    keys += ["cls.predictions.bias"]
     return {key: (key, False) for key in keys}
 
 
@@ -282,7 +286,8 @@ TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-NEW = {"classify": ("classifier.", "bert.pooler."), "mlm": ("cls.",)}  # what may be new when fine-tuning adds a head
+LABELLED = "classifier."  # the head whose rows are labels: of no use for other labels
+NEW = {"classify": (LABELLED, "bert.pooler."), "mlm": ("cls.",)}  # what may be new when fine-tuning adds a head
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ class GPT2(nn.Module):
             visible, position = None, torch.arange(S, S + T, device=ids.device)
         x = self.transformer.drop(self.transformer.wte(ids) + self.transformer.wpe(position))
         for layer, block in enumerate(self.transformer.h):
-            if self.recompute and self.training:
+            if self.recompute and self.training and cache is None:
                 x, present = checkpoint(block, x, visible, use_reentrant=False)
             else:
                 x, present = block(x, visible, cache.get(layer) if cache else None)
@@ -254,7 +254,8 @@ DEPTH = "n_layer"
 PREFIX = "transformer."
 DROPPED = (".attn.bias", ".attn.masked_bias")  # old files store the causal mask; here it is computed
 TIED = {"lm_head.weight": "transformer.wte.weight"}
-NEW = {"classify": ("score.",)}  # what a head starts with when fine-tuning adds it
+LABELLED = "score."  # the head whose rows are labels: of no use for other labels
+NEW = {"classify": (LABELLED,)}  # what may be new when fine-tuning adds a head
 
 
 if __name__ == "__main__":
