@@ -163,11 +163,11 @@ def main():
         tokenizer = tokenizers.load(out)
 
     rows = [tokenizer.encode(text, max_length=128) for text in texts]
-    held, rows = rows[:2000], rows[2000:]
+    held, rows = rows[:500], rows[500:]
     lengths = [len(row) for row in rows]
     if not rows:
-        raise Error(f"{len(texts)} passages are too few: 2,000 are held out to measure by")
-    print(f"{sum(lengths):,} tokens, {sum(len(words.encode(text)) for text in texts[:2000]) / sum(map(len, held)):.3f} of them under the teacher's vocabulary")
+        raise Error(f"{len(texts)} passages are too few: 500 are held out to measure by")
+    print(f"{sum(lengths):,} tokens, {sum(len(words.encode(text)) for text in texts[:500]) / sum(map(len, held)):.3f} of them under the teacher's vocabulary")
 
     # The plan's "epochs" are tenths of the training, after each of which the student is measured and saved.
     batches, epoch = [], 0
@@ -188,7 +188,11 @@ def main():
     @torch.no_grad()
     def evaluate(_):
         imitation.eval()
-        sums = [imitation.loss(None, tensors([held[i] for i in batch])) for batch in data.length_batches([len(r) for r in held], 64, shuffle=False)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
+            sums = [
+                imitation.loss(None, tensors([held[i] for i in batch]))
+                for batch in data.length_batches([len(row) for row in held], 64, shuffle=False)
+            ]
         usual = replace(student.config, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
         trained, student.config = student.config, usual
         pretrained.save(student, tokenizer, args.out)

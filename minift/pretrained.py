@@ -247,6 +247,7 @@ def save(model: nn.Module, tokenizer, folder):
     published = {}
     for key, (name, transposed) in module.key_map(model.config).items():
         if name in state:
+            key = key.removeprefix(module.PREFIX) if model.kind == module.BARE else key
             published[key] = state[name].T.contiguous() if transposed else state[name]
     if len(published) < len(state):
         raise Error(f"{folder}: not saved: {len(state) - len(published)} parameters of this model have no published name")
@@ -265,7 +266,7 @@ def with_head(model: nn.Module, kind: str, labels: list[str]) -> nn.Module:
     fresh = type(model)(replace(model.config, labels=list(labels)), kind)
     labelled = FAMILIES[model.FAMILY][0].LABELLED
     fresh.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith(labelled)}, strict=False)
-    return fresh
+    return fresh.eval()
 
 
 def check(name) -> str:

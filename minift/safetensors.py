@@ -87,7 +87,7 @@ def save(path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None
     with written(path) as f:
         f.write(len(text).to_bytes(8, "little") + text)
         for name in order:  # one at a time: at most one is copied to be contiguous and on the CPU
-            plain = tensors[name].detach().cpu().contiguous().resolve_conj().resolve_neg()
+            plain = tensors[name].cpu().contiguous().resolve_conj().resolve_neg()
             flat = plain.as_strided([plain.numel()], [1])  # a lone number is contiguous whatever its stride
             f.write(flat.view(torch.uint8).numpy())
 
@@ -117,12 +117,6 @@ def damaged(path, what) -> Error:
     return Error(f"{path}: {what}; the file is damaged: download it again, or save it again")
 
 
-class _Number(str):
-    """A number that counts nothing (-1, 1.5, NaN, 10**99), as written: no check takes it, errors show it."""
-
-    __repr__ = str.__str__
-
-
 def _header(path, f):
     """`read_header` for the open file `f`."""
     size, head = os.fstat(f.fileno()).st_size, f.read(512)
@@ -147,20 +141,17 @@ def _header(path, f):
             text.encode()  # a ValueError for half of a surrogate pair, which is no text
         return table
 
+    def number(text):  # what is a float, as 1.5 and NaN are, is refused wherever it stands
+        return float(text) if text == "-0" or len(text) > 19 else int(text)
+
     f.seek(8)
     try:
-        header = json.loads(
-            f.read(length).decode("utf-8"),
-            object_pairs_hook=unique,
-            parse_int=lambda text: int(text) if text.isdigit() and len(text) < 20 else _Number(text),
-            parse_float=_Number,
-            parse_constant=_Number,
-        )
+        header = json.loads(f.read(length).decode("utf-8"), object_pairs_hook=unique, parse_int=number)
     except (ValueError, RecursionError) as e:
         raise damaged(path, f"the header is not JSON in UTF-8 ({e})") from None
 
     metadata = header.pop("__metadata__", {})
-    if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise damaged(path, f"'__metadata__' must map strings to strings, is {short(metadata)}")
     entries = {name: _entry(path, name, value) for name, value in header.items()}
     _check_cover(path, entries, 8 + length, size)
@@ -170,13 +161,13 @@ def _header(path, f):
 def _entry(path, name, value) -> Entry:
     """One entry of the header, checked by itself."""
     place = f"tensor {short(name)}"
-    if type(value) is not dict or value.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise damaged(path, f"{place} must have dtype, shape, data_offsets, nothing else; is {short(value)}")
     kind, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if type(kind) is not str or kind not in DTYPES:
+    if not isinstance(kind, str) or kind not in DTYPES:
         raise Error(f"{path}: {place} has the unknown dtype {short(kind)}; known are {', '.join(DTYPES)}")
     for field, numbers in ("shape", shape), ("data_offsets", offsets):  # True is an int too, but no count
-        if type(numbers) is not list or not all(type(n) is int and n < 2**63 for n in numbers):
+        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
             raise damaged(path, f"{place}: {field} must be integers from 0 to 2**63 - 1, is {short(numbers)}")
     if len(offsets) != 2:
         raise damaged(path, f"{place}: data_offsets must be [begin, end], is {short(offsets)}")

@@ -10,10 +10,10 @@ what asks for more is refused by name.
 """
 
 import os
-import pickle
 import pickletools
 import re
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -83,7 +83,7 @@ def _unpickled(path) -> dict[str, torch.Tensor]:
         )
     with opened(path) as f:
         head = f.read(512)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= safetensors.MAX_HEADER:
+    if head[8:9] == b"{":
         raise Error(f"{path}: is a safetensors file; name it model.safetensors")
     if not head.startswith(PICKLES):
         known = stray(head)
@@ -119,20 +119,16 @@ def _check_zip(path) -> bool:
 
 def _refused(path, error) -> str | None:
     """What the unpickler would not import: by the words of torch, or as the plain pickle's own text tells."""
-    if not isinstance(error, pickle.UnpicklingError):
-        return None
     if found := re.search(r"GLOBAL (\S+)", str(error)):
         return found[1]
     with opened(path) as f:  # newer protocols are refused at their first byte, before any name is met
-        texts = []
-        try:
-            for code, argument, _ in pickletools.genops(f):
-                if code.name == "STACK_GLOBAL":
-                    return ".".join(texts[-2:])
-                if isinstance(argument, str):
-                    texts.append(argument)
-        except ValueError:
-            pass
+        start, texts = f.read(1 << 20), []
+    with suppress(ValueError):  # as far as it can be read
+        for code, argument, _ in pickletools.genops(start):
+            if code.name == "STACK_GLOBAL":
+                return ".".join(texts[-2:])
+            if isinstance(argument, str):
+                texts.append(argument)
     return None
 
 

@@ -189,6 +189,7 @@ FAULTS = {
     "01 seven bytes": (bytes(7), "have 7 bytes"),
     "01 a header of no bytes": (bytes(8), "begins with b'', not with '{'"),
     "02 a header longer than the file": (raw("{}", length=50), "have 10 of 58 bytes or more"),
+    "02 a header cut off": (w()[:65], "have 65 of 69 bytes or more: its header alone takes 61"),
     "02 a header over the limit": (raw("{}", length=MAX_HEADER + 1), "a header of 100000001 bytes"),
     "03 a header of 2**63 bytes": (raw("{}", length=2**63), "a header of 9223372036854775808 bytes"),
     "03 a header of 2**64 - 1 bytes": (raw("{}", length=2**64 - 1), "a header of 18446744073709551615 bytes"),
@@ -210,14 +211,14 @@ FAULTS = {
     "11 no JSON": (raw('{"w": }'), "not JSON in UTF-8 (Expecting value: line 1 column 7"),
     "11 something before it": (raw(" {}"), "begins with b' ', not with '{'"),
     "11 something after it": (raw("{}x"), "not JSON in UTF-8 (Extra data"),
-    "11 a NaN": (w(shape=[float("nan")]), "'w': shape must be integers from 0 to 2**63 - 1, is [NaN]"),
-    "11 an Infinity": (w(data_offsets=[0, float("inf")]), "'w': data_offsets must", "[0, Infinity]"),
-    "11 a NaN in the metadata": (raw({"__metadata__": {"a": float("nan")}}), "'__metadata__'", "{'a': NaN}"),
+    "11 a NaN": (w(shape=[float("nan")]), "'w': shape must be integers from 0 to 2**63 - 1, is [nan]"),
+    "11 an Infinity": (w(data_offsets=[0, float("inf")]), "'w': data_offsets must", "[0, inf]"),
+    "11 a NaN in the metadata": (raw({"__metadata__": {"a": float("nan")}}), "'__metadata__'", "{'a': nan}"),
     "11 a deep nest": (raw('{"w": ' + "[" * 200_000), "not JSON in UTF-8 (maximum recursion depth"),
     "11 a nest that can be read": (raw('{"w": ' + "[" * 900 + "]" * 900 + "}"), "'w' must have dtype"),
-    "11 a number of 5000 digits": (raw('{"w": ' + ENTRY.replace("2]", "9" * 5000 + "]") + "}"), "'w': shape"),
+    "11 a number of 5000 digits": (raw('{"w": ' + ENTRY.replace("2]", "9" * 5000 + "]") + "}"), "is [inf]"),
     "12 a negative dimension": (w(shape=[-2]), "'w': shape must be integers", "is [-2]"),
-    "12 a dimension of minus zero": (raw('{"w": ' + ENTRY.replace("2]", "-0]") + "}"), "'w': shape", "[-0]"),
+    "12 a dimension of minus zero": (raw('{"w": ' + ENTRY.replace("2]", "-0]") + "}"), "'w': shape", "[-0.0]"),
     "12 a dimension with a point": (w(shape=[2.0]), "'w': shape must be integers", "is [2.0]"),
     "12 a dimension that is true": (w(shape=[True, 2]), "'w': shape must be integers", "is [True, 2]"),
     "12 a dimension in quotes": (w(shape=["2"]), "'w': shape must be integers", "is ['2']"),
@@ -303,7 +304,7 @@ def test_metadata_must_be_text(tmp_path):
 
 def test_names_that_share_memory_are_both_named_and_neighbours_in_one_storage_are_not(tmp_path):
     base = torch.arange(6.0)
-    for one, other in (base, base), (base, base.reshape(2, 3).t()), (base[:4], base[3:]):
+    for one, other in (base, base), (base, base.reshape(2, 3).t()), (base.reshape(2, 3), base[5:]):
         with pytest.raises(Error, match=r"'(lm_head|wte)' and '(lm_head|wte)' share memory"):
             save(tmp_path / "f", {"wte": one, "x": torch.ones(3), "lm_head": other})
     save(tmp_path / "f", {"wte": base[:3], "x": base[6:], "y": base[6:], "lm_head": base[3:]})

@@ -316,8 +316,8 @@ print(bpe.tokens(ids), "| special id inside:", bpe.eos in ids)
 #
 # A batch is one rectangle of integers (B, T), B rows and T tokens, so short rows are filled up with
 # `[PAD]`. The *mask*, same shape, is True where there is a real token. We make it from the lengths.
-# (Not from `ids != pad`: GPT-2 has no pad token, whatever one puts there may also be a real token.)
-# The cell prints both.
+# (Not from `ids != pad`: GPT-2 has no pad token, so whatever one puts there may also be a real
+# one.) The cell prints both.
 
 # %%
 rows = [tokenizer.encode("a good film"), tokenizer.encode("it is a very slow film")]
@@ -405,8 +405,8 @@ def try_(number, check, answer):
 # learned. Begin with single bytes. As long as some pair of neighbours is in `merges`, join the one
 # that was learned *earliest*. Return the pieces, a list of bytes.
 #
-# Hint: `join(pieces, pair)` from section 2 joins a pair wherever it stands; `{pair: rank}` makes
-# looking up quick.
+# Hint: our `join(pieces, pair)` returns the pieces with that pair joined wherever it stands; a dict
+# {pair: its place in `merges`} makes looking up quick.
 
 
 # %%

@@ -281,6 +281,7 @@ def key_map(config: Config) -> dict[str, tuple[str, bool]]:
 
 DEPTH = "num_hidden_layers"
 PREFIX = "bert."
+BARE = "encoder"  # the kind whose files leave out the prefix
 DROPPED = ("embeddings.position_ids",)  # a stored 0, 1, 2, …; here positions follow the mask
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",

@@ -252,6 +252,7 @@ def key_map(config: Config) -> dict[str, tuple[str, bool]]:
 
 DEPTH = "n_layer"
 PREFIX = "transformer."
+BARE = None  # the kind whose files leave out the prefix: that of OpenAI's own do, those of transformers do not
 DROPPED = (".attn.bias", ".attn.masked_bias")  # old files store the causal mask; here it is computed
 TIED = {"lm_head.weight": "transformer.wte.weight"}
 LABELLED = "score."  # the head whose rows are labels: of no use for other labels

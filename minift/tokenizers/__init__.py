@@ -23,11 +23,12 @@ def load(folder):
     from .wordpiece import WordPiece
 
     source = Folder(folder)
-    kind = source.part("tokenizer.json", "model").get("type")
-    if kind == "WordPiece" or (kind is None and "vocab.txt" in source.files):
-        return WordPiece(source)
-    if kind == "BPE" or (kind is None and "merges.txt" in source.files):
+    model = source.part("tokenizer.json", "model")
+    kind = model.get("type")
+    if kind == "BPE" or (kind is None and ("merges" in model or "merges.txt" in source.files)):
         return BPE(source)
+    if kind == "WordPiece" or (kind is None and ("vocab" in model or "vocab.txt" in source.files)):
+        return WordPiece(source)
     if kind:
         raise Error(f"{source.path / 'tokenizer.json'}: a {kind} model; minift has BPE and WordPiece")
     there = sorted(p.name for p in source.path.iterdir())
@@ -72,7 +73,7 @@ class Folder:
             found = self.part("tokenizer.json", key).get("type")
             if found != kind and not (key == "model" and found is None):  # older files leave that out
                 path = self.path / "tokenizer.json"
-                raise Error(f"{path}: its {key} is {found}; minift has only tokenizers where it is {kind}")
+                raise Error(f"{path}: {found or 'no'} {key} instead of {kind or 'none'}; minift has no such tokenizer")
 
     def vocabulary(self, vocab: dict[str, int], where, usual: dict[str, str], required=()):
         """(all tokens by id, the ids of the special ones, the ids of NAMES) of `vocab` and the added tokens.

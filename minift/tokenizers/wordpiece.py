@@ -16,35 +16,37 @@ from ..errors import Error
 from ..files import read_text
 from . import Folder, checked, fit, write_files
 
-# BERT's classes of characters, in the reference (Hugging Face's `tokenizers`), are those of Unicode 8. So that texts
-# read the same there, here, and under every Python: marks, punctuation and format characters that came later count
-# as letters. In these ranges all such are later ones, outside none (as of Unicode 18); four have changed class.
-# Left as it is: lower-casing and decomposition are this Python's (75 recent characters, such as the Garay letters).
+# What is punctuation, an accent or a control character, the reference (Hugging Face's `tokenizers`) takes from
+# Unicode 8. For texts to read the same there, here and under every Python, such characters that came later count as
+# letters. LATER holds them all as of Unicode 18, and none of the older; four have changed class since Unicode 8.
+# Lower-casing and NFD are this Python's own. They differ for at most 76 characters, all younger than Unicode 12 and
+# [UNK] in BERT's vocabularies.
 LATER = """5C8-5C9 61D 7FD 890-8E2 9FD-9FE A76 AFA-AFF B53-B55 C04-C3C C77 C84 D00 D3B-D3C D81 EBA ECE 180F-1886
 1ABF-1AF0 1B4E-1B4F 1B7D-1B7F 1DF6-1DFB 2E43-2E63 A82C A8C5 A8FF A9BD 10D24-10F89 11070-11074 110C2-110CD 111CF
 1123E-11241 1133B 113BB-1145E 11660-1166C 116B9 1182F-11FFF 12FF1-1612F 16D6D-16F4F 16FE2-16FE4 1CF00-1D128
 1D25B-1D25C 1E000-1E6F5 1E944-1E95F"""
 CHANGED = {"\u166d": "Po", "\u1734": "Mn", "\U000111c9": "Po", "\U0001171e": "Mn"}
-
-
-TIDY = [(f" {mark}", mark) for mark in (".", "?", "!", ",")] + [(" ' ", "'")]
-TIDY += [(f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re")]
-MOST_KNOWN = 100_000  # words, of at most 100 characters
+# Ideographs, each of which is a word. In BERT's own list the range up to 2CEAF starts at 2B820.
+CJK = "4E00-9FFF 3400-4DBF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B920-2CEAF F900-FAFF 2F800-2FA1F"
 
 
 def _in(ranges: str):
-    """A pattern for one character in `ranges`, written in hexadecimal as in the Unicode standard."""
-    ends = (part.split("-") for part in ranges.split())
+    """A pattern for one character of `ranges`, which are written in hexadecimal as in the Unicode standard."""
+    ends = [part.split("-") for part in ranges.split()]
     return re.compile("[" + "".join(f"{chr(int(e[0], 16))}-{chr(int(e[-1], 16))}" for e in ends) + "]")
 
 
-IS_LATER = _in(LATER)
-# CJK ideographs, each a word of its own. BERT's third range but one starts at 2B820; the reference has 2B920.
-IS_CJK = _in("4E00-9FFF 3400-4DBF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B920-2CEAF F900-FAFF 2F800-2FA1F")
+IS_LATER, IS_CJK = _in(LATER), _in(CJK)
+
+# What decoding puts together again, as the reference does it.
+TIDY = [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't")]
+TIDY += [(" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")]
+
+MOST_KNOWN = 100_000  # words whose ids are remembered
 
 
 def _class(character: str) -> str:
-    """The general category ("Lu", "Mn", …) that the reference gives it; "Cn" for what Unicode 8 did not have."""
+    """The general category of a character ("Lu", "Mn", …) in the reference; "Cn" for what it does not know."""
     return CHANGED.get(character) or ("Cn" if IS_LATER.match(character) else category(character))
 
 
@@ -64,21 +66,19 @@ class WordPiece:
 
     def __init__(self, folder: Folder):
         self._vocab, path = _read(folder)
-        usual = {name: f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-        self._tokens, self._special, named = folder.vocabulary(
-            self._vocab, path, usual, required=("pad", "unk", "cls", "sep")
-        )
+        needed = ("pad", "unk", "cls", "sep")
+        usual = {name: f"[{name.upper()}]" for name in (*needed, "mask")}
+        self._tokens, self._special, named = folder.vocabulary(self._vocab, path, usual, needed)
         self.pad, self.eos, self.bos, self.unk, self.cls, self.sep, self.mask = named
-        self.vocab_size, self.max_length = len(self._tokens), folder.max_length
-        self.files = folder.files
+        self.vocab_size, self.max_length, self.files = len(self._tokens), folder.max_length, folder.files
 
-        said, config = folder.part("tokenizer.json", "normalizer"), folder.config
-        self._lower = config.get("do_lower_case", said.get("lowercase", True))
-        self._cjk = config.get("tokenize_chinese_chars", said.get("handle_chinese_chars", True))
-        accents = config.get("strip_accents", said.get("strip_accents"))
+        config, model, normalizer = folder.config, *(folder.part("tokenizer.json", p) for p in ("model", "normalizer"))
+        self._lower = config.get("do_lower_case", normalizer.get("lowercase", True))
+        self._cjk = config.get("tokenize_chinese_chars", normalizer.get("handle_chinese_chars", True))
+        accents = config.get("strip_accents", normalizer.get("strip_accents"))
         self._strip = self._lower if accents is None else accents
         self._tidied = config.get("clean_up_tokenization_spaces", False)
-        self._longest = folder.part("tokenizer.json", "model").get("max_input_chars_per_word", 100)
+        self._longest = model.get("max_input_chars_per_word", 100)
         self._clean, self._finish = Lazy(self._cleaned), Lazy(self._finished)
         self._known = {}  # word -> ids: a few thousand words make up most of any text
 
@@ -101,7 +101,7 @@ class WordPiece:
         return [0] * first + [1] * (len(ids) - first)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids without [CLS] and [SEP], and for each of them where it stands in `text`: (start, end) in characters."""
+        """The ids without [CLS] and [SEP], and where each stands in `text`: (start, end) in characters."""
         # Which character of `text` each character of the normal form comes from: none or several may come from one.
         # Where NFD sorts several marks on a letter, the reference swaps their places too; here each keeps its own.
         owner = [i for i, character in enumerate(text) for _ in self._normal(character)]
@@ -155,26 +155,27 @@ class WordPiece:
         kind = _class(character)
         if self._strip and kind == "Mn":
             return ""
-        if kind[0] == "P" or character in "$+<=>^`|~":  # all that ASCII has beside letters and digits is punctuation
+        if kind[0] == "P" or character in "$+<=>^`|~":  # to BERT, all ASCII signs are punctuation
             return f" {character} "
-        return character.lower() if self._lower else character  # one at a time: a final Σ is no special case here
+        return character.lower() if self._lower else character  # alone, so Σ is never final
 
     def _spelt(self, word):
-        """The ids of one word: again and again the longest token that its rest starts with."""
+        """The ids of one word: again and again the longest token that the rest of it starts with."""
+        if len(word) > self._longest:
+            return [self.unk]
         if (ids := self._known.get(word)) is not None:
             return ids
         ids, start = [], 0
-        while start < len(word) <= self._longest:
+        while start < len(word):
             for end in range(len(word), start, -1):
                 id = self._vocab.get("##" * (start > 0) + word[start:end])
                 if id is not None:
                     break
             else:
+                ids = [self.unk]
                 break
             ids.append(id)
             start = end
-        if start < len(word):
-            ids = [self.unk]
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
         self._known[word] = ids
@@ -196,15 +197,16 @@ def _read(folder):
             raise Error(f"{path}: clean_text is false in its normalizer; BERT cleans every text")
         if folder.part(path.name, "model").get("continuing_subword_prefix", "##") != "##":
             raise Error(f"{path}: its continuing_subword_prefix is not ##, which is BERT's")
+    vocab = folder.part(path.name, "model").get("vocab")
     if "vocab.txt" not in folder.files:
-        vocab = folder.part(path.name, "model").get("vocab")
         if not isinstance(vocab, dict):
             raise Error(f"{folder.path}: neither vocab.txt nor a tokenizer.json with a vocabulary; WordPiece needs one")
         return vocab, path
-    path = folder.path / "vocab.txt"
-    vocab = {}
-    for id, line in enumerate(read_text(path).removesuffix("\n").split("\n")):
+    lines, text_path = {}, folder.path / "vocab.txt"
+    for id, line in enumerate(read_text(text_path).removesuffix("\n").split("\n")):
         token = line.removesuffix("\r")
-        if vocab.setdefault(token, id) != id:
-            raise Error(f"{path}, line {id + 1}: {token!r} stands in line {vocab[token] + 1} already; an id is a line")
-    return vocab, path
+        if lines.setdefault(token, id) != id:
+            raise Error(f"{text_path}, line {id + 1}: {token!r} stands in line {lines[token] + 1} already")
+    if vocab not in (None, lines):
+        raise Error(f"{text_path}: not the vocabulary of {path.name} beside it; remove the one that is wrong")
+    return lines, text_path

@@ -1,0 +1,193 @@
+"""The logits and the files of transformers, for every published shape of GPT-2 and BERT, on random weights.
+Run me: pytest tests/test_parity.py; the large shapes too (minutes): pytest -m "long or not long" tests/test_parity.py
+
+Models above 130M parameters are cut to two layers: what their size changes stands in each layer alike.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertModel,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+)
+from transformers.initialization import no_init_weights
+
+import minift
+
+torch.set_num_threads(1)
+
+GPT2 = {"lm": GPT2LMHeadModel, "classify": GPT2ForSequenceClassification}
+BERT = {
+    "encoder": BertModel,
+    "mlm": BertForMaskedLM,
+    "pretraining": BertForPreTraining,
+    "classify": BertForSequenceClassification,
+}
+
+
+def gpt2(width, layers, heads, **more):
+    return GPT2Config(n_embd=width, n_layer=layers, n_head=heads, **more)
+
+
+def cerebras(width, layers, heads):
+    return gpt2(width, layers, heads, n_positions=2048, n_inner=4 * width, activation_function="gelu")
+
+
+def bert(width, layers, heads, vocabulary=30522, inner=None, **more):
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    return BertConfig(vocab_size=vocabulary, intermediate_size=inner or 4 * width, **sizes, **more)
+
+
+BASE = {  # name of the published model: its shape
+    "gpt2": gpt2(768, 12, 12),
+    "distilgpt2": gpt2(768, 6, 12),
+    "Cerebras-GPT-111M": cerebras(768, 10, 12),
+    "bert_uncased_L-2_H-128_A-2 (tiny)": bert(128, 2, 2),
+    "bert_uncased_L-4_H-256_A-4 (mini)": bert(256, 4, 4),
+    "bert_uncased_L-4_H-512_A-8 (small)": bert(512, 4, 8),
+    "bert_uncased_L-8_H-512_A-8 (medium)": bert(512, 8, 8),
+    "bert-base-uncased": bert(768, 12, 12),
+    "bert-base-cased": bert(768, 12, 12, 28996),
+    "MiniLM-L6-H384-uncased": bert(384, 6, 12),
+    "MiniLM-L12-H384-uncased": bert(384, 12, 12),
+}
+CUT = {  # the same above 130M parameters, with two of its layers
+    "gpt2-medium": gpt2(1024, 2, 16),
+    "gpt2-large": gpt2(1280, 2, 20),
+    "gpt2-xl": gpt2(1600, 2, 25),
+    "Cerebras-GPT-256M": cerebras(1088, 2, 17),
+    "Cerebras-GPT-590M": cerebras(1536, 2, 12),
+    "Cerebras-GPT-1.3B": cerebras(2048, 2, 16),
+    "bert-base-multilingual-cased": bert(768, 2, 12, 119547),
+    "bert-large-uncased": bert(1024, 2, 16),
+    "bert-large-cased": bert(1024, 2, 16, 28996),
+    "bert-large-uncased-whole-word-masking": bert(1024, 2, 16),
+    "bert-large-cased-whole-word-masking": bert(1024, 2, 16, 28996),
+}
+SMALL = {"vocabulary": 61, "inner": 40, "max_position_embeddings": 24}
+ODD = {  # what a config.json may say and the published ones above do not
+    "gpt2, not divided by the root of hs": gpt2(32, 3, 4, vocab_size=61, scale_attn_weights=False),
+    "gpt2, scores divided by the layer": gpt2(32, 3, 4, vocab_size=61, scale_attn_by_inverse_layer_idx=True),
+    "gpt2, another inner width, ReLU": gpt2(32, 2, 2, vocab_size=61, n_inner=50, activation_function="relu"),
+    "gpt2, another epsilon, one label": gpt2(32, 2, 2, vocab_size=61, layer_norm_epsilon=1e-2, num_labels=1),
+    "gpt2, untied, no longer than its text": gpt2(32, 2, 2, vocab_size=61, n_positions=24, tie_word_embeddings=False),
+    "bert, tanh GELU, one segment": bert(32, 2, 4, **SMALL, hidden_act="gelu_new", type_vocab_size=1),
+    "bert, ReLU, another epsilon, five": bert(32, 2, 4, **SMALL, hidden_act="relu", layer_norm_eps=1e-2, num_labels=5),
+    "bert, untied, a dropout of its own": bert(32, 2, 4, **SMALL, tie_word_embeddings=False, classifier_dropout=0.3),
+}
+SLOW = {("bert-base-cased", "encoder"), ("bert-base-cased", "pretraining"), ("bert-base-cased", "classify")}
+
+
+def cases(*tables):
+    for shapes in tables:
+        for name, config in shapes.items():
+            for kind in GPT2 if config.model_type == "gpt2" else BERT:
+                slow = pytest.mark.long if shapes is CUT or (name, kind) in SLOW else ()
+                yield pytest.param(config, kind, id=f"{name}, {kind}", marks=slow)
+
+
+@pytest.fixture
+def folder(monkeypatch):
+    """Hundreds of megabytes a test: removed at once, and not forced to the disk before."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        yield name
+
+
+def reference(config, kind):
+    """A model of transformers in which no parameter has the value that it would start with."""
+    torch.manual_seed(0)
+    config.pad_token_id = 0  # GPT-2's classifier needs one, to find a row's last token
+    with no_init_weights():
+        model = (GPT2 if config.model_type == "gpt2" else BERT)[kind](config).eval()
+    model.tie_weights()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            spread = 0.05 if p.ndim > 1 else 0.5
+            p.uniform_(-spread, spread)
+            if p.ndim == 1 and name.endswith("weight"):  # of a norm
+                p += 1
+    return model
+
+
+def batch(config):
+    """Texts of 24, 7 and 1 tokens, padded on the right: ids, mask, and segments, the second from the middle on."""
+    torch.manual_seed(1)
+    mask = torch.arange(24) < torch.tensor([[24], [7], [1]])
+    ids = torch.randint(1, config.vocab_size, mask.shape) * mask
+    segments = (torch.arange(24) >= torch.tensor([[12], [4], [0]])).long() * mask
+    return ids, mask, segments.clamp(max=getattr(config, "type_vocab_size", 1) - 1)
+
+
+@torch.no_grad()
+def theirs(model, kind, ids, mask, segments):
+    """What a user of transformers gets: vectors of real tokens, or one vector a row."""
+    more = {} if model.config.model_type == "gpt2" else {"token_type_ids": segments}
+    out = model(ids, attention_mask=mask.long(), **more)
+    if kind == "encoder":
+        return out.last_hidden_state[mask], out.pooler_output
+    if kind == "pretraining":
+        return out.prediction_logits[mask], out.seq_relationship_logits
+    return (out.logits if kind == "classify" else out.logits[mask],)
+
+
+@torch.no_grad()
+def ours(model, kind, ids, mask, segments):
+    more = () if model.FAMILY == "gpt2" else (segments,)
+    if kind == "encoder":
+        return model.hidden(ids, mask, *more)[mask], model.pooled(ids, mask, *more)
+    if kind == "pretraining":
+        return model(ids, mask, *more)[mask], model.cls.seq_relationship(model.pooled(ids, mask, *more))
+    logits = model(ids, mask, *more)
+    return (logits if kind == "classify" else logits[mask],)
+
+
+def said(config, kind):
+    """A configuration without what says where it came from, and without labels where there are none."""
+    other = {"_name_or_path", "transformers_version"} | ({"id2label", "label2id"} if kind != "classify" else set())
+    return {name: value for name, value in config.to_dict().items() if name not in other}
+
+
+@pytest.mark.parametrize(("config", "kind"), [*cases(ODD, BASE, CUT)])
+def test_logits_and_files_are_those_of_transformers(config, kind, folder):
+    reference_model, inputs = reference(config, kind), batch(config)
+    expected = theirs(reference_model, kind, *inputs)
+
+    reference_model.save_pretrained(f"{folder}/theirs")
+    model = minift.load_model(f"{folder}/theirs")
+    assert model.kind == kind
+    assert model.report.fault("") is None and not model.report.new and not model.report.notes, str(model.report)
+    for found, wanted in zip(ours(model, kind, *inputs), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+
+    minift.save(model, None, f"{folder}/ours")
+    again, info = type(reference_model).from_pretrained(f"{folder}/ours", output_loading_info=True)
+    unused = {"cls.predictions.bias"} if not config.tie_word_embeddings and hasattr(again, "cls") else set()
+    assert info["missing_keys"] == unused  # (an untied head has a bias of its own, and does not use this one)
+    assert not info["unexpected_keys"] and not info["mismatched_keys"] and not info["error_msgs"]
+    before, after = reference_model.state_dict(), again.state_dict()
+    assert before.keys() == after.keys()
+    assert [name for name in before if name not in unused and not torch.equal(before[name], after[name])] == []
+    assert said(again.config, kind) == said(reference_model.config, kind)
+    for found, wanted in zip(theirs(again.eval(), kind, *inputs), expected, strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(("config", "kind"), [*cases(ODD)])
+def test_files_have_the_very_bytes_that_transformers_writes(config, kind, folder):
+    if kind in ("mlm", "pretraining") and not config.tie_word_embeddings:
+        pytest.skip("transformers also writes a bias that nothing uses")
+    reference(config, kind).save_pretrained(f"{folder}/theirs")
+    minift.save(minift.load_model(f"{folder}/theirs"), None, f"{folder}/ours")
+    ours, theirs = (Path(folder, name, "model.safetensors").read_bytes() for name in ("ours", "theirs"))
+    assert ours == theirs

@@ -1,0 +1,209 @@
+"""Each tutorial runs as a script; each exercise's check tells a right answer from a plausible wrong one.
+
+A tutorial's exercise is a stub `name` and a function `check_name(answer)` that raises AssertionError with a helpful
+sentence. To add a tutorial, add its file and its answers to ANSWERS. Run me: pytest tests/test_tutorials.py
+"""
+
+import codecs
+import functools
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).parent.parent
+TUTORIALS = ROOT / "tutorials"
+QUICK = {"MINIFT_QUICK": "1"}  # shortens the loops of the slow ones, nothing else
+
+
+@functools.cache
+def tutorial(file):
+    """The script as a module: imported, and so run, once."""
+    spec = importlib.util.spec_from_file_location(f"tutorial_{file[:2]}", TUTORIALS / file)
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        for name, value in QUICK.items():
+            patch.setenv(name, value)
+        spec.loader.exec_module(module)
+    return module
+
+
+# 02: from text to ids and back
+
+
+def encode_word(word, merges, earliest=True):
+    ranks, pieces = {pair: rank for rank, pair in enumerate(merges)}, [bytes([b]) for b in word]
+    while True:
+        found = [i for i in range(len(pieces) - 1) if (pieces[i], pieces[i + 1]) in ranks]
+        if not found:
+            return pieces
+        i = min(found, key=lambda i: ranks[pieces[i], pieces[i + 1]]) if earliest else found[0]
+        pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
+
+
+def from_the_left(word, merges):
+    return encode_word(word, merges, earliest=False)
+
+
+def stream(pieces):
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    return [decoder.decode(piece) for piece in pieces]
+
+
+def each_alone(pieces):
+    return [piece.decode("utf-8", "replace") for piece in pieces]
+
+
+def without_cls(text, start, end):
+    _, offsets = tutorial("02_tokens.py").tokenizer.encode_with_offsets(text)
+    inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
+    return inside[0], inside[-1] + 1
+
+
+def answer_span(text, start, end):
+    first, last = without_cls(text, start, end)
+    return first + 1, last + 1
+
+
+# 03: GPT-2 by hand
+
+
+def padded_loss(logits, ids, mask):
+    real = mask[:, 1:]
+    return F.cross_entropy(logits[:, :-1][real], ids[:, 1:][real])
+
+
+def padding_counted(logits, ids, mask):
+    return padded_loss(logits, ids, torch.ones_like(mask))
+
+
+def window(mask, size):
+    T = mask.shape[1]
+    distance = torch.arange(T)[:, None] - torch.arange(T)
+    return (mask[:, :, None] == mask[:, None]) & (distance >= 0) & (distance < size)
+
+
+def one_too_many(mask, size):
+    return window(mask, size + 1)
+
+
+def count(config):
+    C = config.n_embd
+    block = 2 * 2 * C + (C + 1) * 3 * C + (C + 1) * C + (C + 1) * 4 * C + (4 * C + 1) * C
+    return config.vocab_size * C + config.n_positions * C + config.n_layer * block + 2 * C
+
+
+def head_counted_again(config):
+    return count(config) + config.vocab_size * config.n_embd
+
+
+# 04: published weights, key by key
+
+
+def place(key, tensor, shapes):
+    name = "transformer." + key.removeprefix("transformer.")
+    if name not in shapes:
+        return None
+    return name, tensor.T if re.search(r"c_\w+\.weight$", name) else tensor
+
+
+def by_shape(key, tensor, shapes):
+    name = "transformer." + key.removeprefix("transformer.")
+    if name not in shapes:
+        return None
+    return name, tensor if tensor.shape == shapes[name] else tensor.T
+
+
+def from_bfloat16(raw):
+    halves = torch.frombuffer(bytearray(raw), dtype=torch.int16).int()
+    return (halves << 16).view(torch.float32)
+
+
+def as_float16(raw):
+    return torch.frombuffer(bytearray(raw), dtype=torch.float16).float()
+
+
+def split_c_attn(weight, bias):
+    return list(zip(weight.T.chunk(3), bias.chunk(3), strict=True))
+
+
+def not_transposed(weight, bias):
+    return list(zip(weight.chunk(3, dim=1), bias.chunk(3), strict=True))
+
+
+ANSWERS = {  # file: {exercise: (right, plausible wrong)}
+    "02_tokens.py": {
+        "encode_word": (encode_word, from_the_left),
+        "stream": (stream, each_alone),
+        "answer_span": (answer_span, without_cls),
+    },
+    "03_gpt2_by_hand.py": {
+        "padded_loss": (padded_loss, padding_counted),
+        "window": (window, one_too_many),
+        "count": (count, head_counted_again),
+    },
+    "04_published_weights.py": {
+        "place": (place, by_shape),
+        "from_bfloat16": (from_bfloat16, as_float16),
+        "split_c_attn": (split_c_attn, not_transposed),
+    },
+}
+EXERCISES = [(file, name) for file, answers in ANSWERS.items() for name in answers]
+
+
+@pytest.mark.parametrize("file", ANSWERS)
+def test_a_tutorial_runs_offline_and_names_each_exercise_that_is_not_solved(file, tmp_path):
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    settings = {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"} | nowhere | QUICK
+    run = subprocess.run(
+        [sys.executable, TUTORIALS / file],
+        cwd=tmp_path,
+        env=os.environ | settings,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    verdicts = re.findall(r"^exercise (\d): not yet – .{20}", run.stdout, re.MULTILINE)
+    assert verdicts == [str(n + 1) for n in range(len(ANSWERS[file]))]
+
+
+@pytest.mark.parametrize(("file", "name"), EXERCISES)
+def test_a_check_accepts_the_right_answer(file, name):
+    getattr(tutorial(file), f"check_{name}")(ANSWERS[file][name][0])
+
+
+@pytest.mark.parametrize(("file", "name"), EXERCISES)
+def test_a_check_refuses_the_plausible_wrong_answer(file, name):
+    with pytest.raises(AssertionError, match=r".{20}"):
+        getattr(tutorial(file), f"check_{name}")(ANSWERS[file][name][1])
+
+
+@pytest.mark.parametrize(("file", "name"), EXERCISES)
+def test_a_check_refuses_the_stub(file, name):
+    with pytest.raises(AssertionError, match=r".{20}"):
+        getattr(tutorial(file), f"check_{name}")(getattr(tutorial(file), name))
+
+
+def test_every_exercise_of_every_tutorial_has_its_answers_here():
+    found = {
+        path.name: sorted(re.findall(r"^def check_(\w+)", path.read_text("utf-8"), re.MULTILINE))
+        for path in TUTORIALS.glob("*.py")
+    }
+    assert found == {file: sorted(answers) for file, answers in ANSWERS.items()}
+    assert all(2 <= len(checks) <= 3 for checks in found.values())
+
+
+@pytest.mark.parametrize("file", ANSWERS)
+def test_every_code_cell_has_a_cell_of_prose_before_it(file):
+    text = (TUTORIALS / file).read_text("utf-8")
+    cells = re.findall(r"^# %%(.*)$", text, re.MULTILINE)
+    assert text.startswith("# %% [markdown]\n# # ")
+    assert all(before == " [markdown]" for before, cell in pairwise(cells) if cell == "")
