@@ -29,7 +29,9 @@ def their_logits(model, family):
 
 def their_losses(model):
     """Twenty steps of torch.optim.AdamW as the published recipe has it: no decay on biases and norms, clipping to 1."""
-    decayed = [p for n, p in model.named_parameters() if not n.endswith("bias") and "ln_" not in n and "LayerNorm" not in n]
+    decayed = [
+        p for n, p in model.named_parameters() if not n.endswith("bias") and "ln_" not in n and "LayerNorm" not in n
+    ]
     others = [p for n, p in model.named_parameters() if not any(p is q for q in decayed)]
     groups = [{"params": decayed, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
     optimizer, losses = torch.optim.AdamW(groups, lr=5e-4), []
@@ -135,17 +137,221 @@ def plant(monkeypatch, file, old, new):
     for name, value in edited.items():
         if not name.startswith("__"):
             monkeypatch.setitem(vars(module), name, value)
-    if file.startswith("models/"):
-        family = file.removeprefix("models/")
-        monkeypatch.setitem(pretrained.FAMILIES, family, (module, edited[{"gpt2": "GPT2", "bert": "BERT"}[family]]))
+    if file in (GPT2, BERT):
+        family, name = {GPT2: ("gpt2", "GPT2"), BERT: ("bert", "BERT")}[file]
+        monkeypatch.setitem(pretrained.FAMILIES, family, (module, edited[name]))
     if file == "tasks/classify":
         monkeypatch.setattr(verify, "Classify", edited["Classify"])
 
 
-def broken(families=("gpt2", "bert", "train", "bpe", "wordpiece")):
-    """Law -> what shows that it is broken."""
-    found = {f"{family}: {name}": verify.fault(check, family) for family, name, check in verify.LAWS if family in families}
-    return {law: shown for law, shown in found.items() if shown}
+def broken(*families):
+    """Law -> what shows that it is broken, for the laws of these families."""
+    found = [(name, verify.fault(check, family)) for family, name, check in verify.LAWS if family in families]
+    return {name: shown for name, shown in found if shown}
 
 
 GPT2, BERT = "models/gpt2", "models/bert"
+NUMERICS, STEPS, PADDING = "the published numerics", "twenty steps of AdamW", "padding is inert"
+PACKED, CACHE, BATCH = "packed texts are strangers", "the cache changes nothing", "a batch continues as its rows do"
+SUM, DROPOUT, HEAD = "accumulation is one large batch", "dropout in training alone", "--tune head trains the head"
+FUTURE, BOTH, EMPTY = "the future is invisible", "every token sees every token", "a row of nothing but padding"
+SAVED, NAN, FORWARD = "saved as it was published", "no step after a NaN", "forward is the head of hidden"
+BPE, PIECES, MORE = "byte pairs and back", "word pieces and back", "and others, too"
+
+MISTAKES = {  # (file, what it says, what a learner writes, the laws of the family that break)
+    "exact instead of tanh GELU in GPT-2": (
+        GPT2,
+        'function: str = "gelu_new"',
+        'function: str = "gelu"',
+        NUMERICS,
+        STEPS,
+    ),
+    "tanh instead of exact GELU in BERT": (
+        BERT,
+        'hidden_act: str = "gelu"',
+        'hidden_act: str = "gelu_new"',
+        NUMERICS,
+        STEPS,
+    ),
+    "BERT with GPT-2's epsilon": (
+        BERT,
+        "layer_norm_eps: float = 1e-12",
+        "layer_norm_eps: float = 1e-5",
+        NUMERICS,
+        STEPS,
+    ),
+    "GPT-2 with BERT's epsilon": (GPT2, "_epsilon: float = 1e-5", "_epsilon: float = 1e-12", NUMERICS, STEPS),
+    "scores not scaled in GPT-2": (GPT2, "(config.n_embd // config.n_head) ** -0.5", "1.0", NUMERICS, STEPS),
+    "scores not scaled in BERT": (
+        BERT,
+        "if self.training else 0.0",
+        "if self.training else 0.0, scale=1.0",
+        NUMERICS,
+        STEPS,
+    ),
+    "no final norm": (GPT2, "return self.transformer.ln_f(x)", "return x", NUMERICS, STEPS),
+    "segments ignored": (
+        BERT,
+        "torch.zeros_like(ids) if segments is None else segments",
+        "torch.zeros_like(ids)",
+        NUMERICS,
+    ),
+    "a square matrix not transposed": (
+        GPT2,
+        '"c_" in name',
+        '"c_" in name and "attn.c_p" not in name',
+        NUMERICS,
+        STEPS,
+    ),
+    "the last column, not the last real token": (GPT2, "ids.device), last]", "ids.device), -1]", PADDING, SUM, STEPS),
+    "the first column, not the first real token": (
+        BERT,
+        "0 if mask is None else (mask != 0).int().argmax(1)",
+        "0",
+        PADDING,
+    ),
+    "the mask ignored in GPT-2": (GPT2, "visible = visible[:, None]", "visible = None", PADDING, PACKED, MORE),
+    "the mask ignored in BERT": (BERT, "visible = visible[:, None]", "visible = None", PADDING, PACKED, MORE),
+    "columns as positions in GPT-2": (
+        *(GPT2, "position = visible.sum(-1) - 1", "position = torch.arange(S, S + T)"),
+        *(PADDING, PACKED, CACHE, BATCH),
+    ),
+    "columns as positions in BERT": (BERT, "visible.tril().sum(-1) - 1", "torch.arange(T)", PADDING, PACKED),
+    "the causal mask off by one": (GPT2, ".tril(S)", ".tril(S + 1)", FUTURE, MORE),
+    "no causal mask without padding": (
+        GPT2,
+        "is_causal=visible is None and T > 1",
+        "is_causal=False",
+        FUTURE,
+        NUMERICS,
+        MORE,
+    ),
+    "a causal BERT": (
+        BERT,
+        "mask[:, :, None] == mask[:, None]",
+        "(mask[:, :, None] == mask[:, None]).tril()",
+        BOTH,
+        MORE,
+    ),
+    "packed rows see each other in GPT-2": (
+        *(GPT2, "mask[:, S:, None] == mask[:, None]", "(mask[:, S:, None] != 0) == (mask[:, None] != 0)", PACKED),
+    ),
+    "packed rows see each other in BERT": (
+        *(BERT, "mask[:, :, None] == mask[:, None]", "(mask[:, :, None] != 0) == (mask[:, None] != 0)", PACKED),
+    ),
+    "padding that sees nothing": (
+        *(BERT, "mask[:, :, None] == mask[:, None]", "(mask[:, :, None] == mask[:, None]) & (mask != 0)[:, None]"),
+        *(EMPTY, MORE),
+    ),
+    "cached positions off by one": (
+        GPT2,
+        "torch.arange(S, S + T, dev",
+        "torch.arange(S + (S > 0), S + T + (S > 0), dev",
+        CACHE,
+    ),
+    "new keys before old": (GPT2, "torch.cat((past[0], k), 2)", "torch.cat((k, past[0]), 2)", CACHE, BATCH),
+    "forward with a loss's normalisation": (
+        GPT2,
+        "return self.head(",
+        "return 2 * self.head(",
+        FORWARD,
+        NUMERICS,
+        MORE,
+    ),
+    "dropout in evaluation in GPT-2": (GPT2, "=self.dropout if self.training else 0.0", "=self.dropout", DROPOUT),
+    "dropout in evaluation in BERT": (BERT, "=self.dropout if self.training else 0.0", "=self.dropout", DROPOUT),
+    "dropout in what is frozen": ("adapters", "module.eval()", "pass", DROPOUT),
+    "no eval() after training": ("train", "    model.eval()\n    return history", "    return history", DROPOUT),
+    "transposes forgotten on save": (
+        "pretrained",
+        "state[name].T.contiguous() if transposed else state[name]",
+        "state[name]",
+        SAVED,
+    ),
+    "each batch's mean": ("tasks/classify", 'target, reduction="sum"), len(target)', "target), 1", SUM),
+    "divided by the batches": ("train", "p.grad /= units", "p.grad /= len(window)", SUM),
+    "decay on biases and norms": ("optim", '"weight_decay": 0.0', '"weight_decay": weight_decay', STEPS),
+    "gradients never cleared": ("train", "optimizer.zero_grad()", "pass", STEPS),
+    "gradients not clipped": (
+        "train",
+        "clip_grad_norm_(learning, settings.clip)",
+        "clip_grad_norm_(learning, 1e9)",
+        STEPS,
+    ),
+    "a head that trains the backbone": (
+        "adapters",
+        'requires_grad_(tune == "all")',
+        "requires_grad_(True)",
+        HEAD,
+        DROPOUT,
+    ),
+    "NaN in a gradient": ("train", "(math.isfinite(mean) and math.isfinite(norm))", "math.isfinite(mean)", NAN),
+    "a loss that is infinite": ("train", "(math.isfinite(mean) and math.isfinite(norm))", "math.isfinite(norm)", NAN),
+    "an end token that ends nothing": ("generation", "if token in ends", "if token is ends", BATCH),
+    "an end token that ends all rows": ("generation", "if done.all()", "if done.any()", BATCH),
+    "the last column of the prompts": ("generation", "hidden[rows, last]", "hidden[rows, -1]", BATCH),
+    "special tokens found in a text, BPE": (
+        *("tokenizers/bpe", "for rank in ranks]", 'for rank in ranks] + [self.eos] * text.count("<|endoftext|>")', BPE),
+    ),
+    "special tokens found in a text, WordPiece": (
+        *(
+            "tokenizers/wordpiece",
+            "self._normal(text).split()",
+            "(self._normal(text), text)[text in self._vocab].split()",
+            PIECES,
+        ),
+    ),
+    "the shortest piece first": (
+        "tokenizers/wordpiece",
+        "range(len(word), start, -1)",
+        "range(start + 1, len(word) + 1)",
+        PIECES,
+    ),
+}
+FAMILY_OF = {GPT2: "gpt2", BERT: "bert", "tokenizers/bpe": "bpe", "tokenizers/wordpiece": "wordpiece"}
+FAMILY_OF |= {"tasks/classify": "bert", "optim": "bert"}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_by_the_law_that_it_breaks(monkeypatch, mistake):
+    file, old, new, *laws = MISTAKES[mistake]
+    plant(monkeypatch, file, old, new)
+    found = broken("train" if laws == [NAN] else FAMILY_OF.get(file, "gpt2"))
+    if laws[-1] == MORE:
+        assert found.keys() >= set(laws[:-1]), found
+    else:
+        assert found.keys() == set(laws), found
+
+
+def test_a_mistake_in_one_model_breaks_no_law_of_others(monkeypatch):
+    plant(monkeypatch, BERT, "visible = visible[:, None]", "visible = None")
+    assert broken("bert") and not broken("gpt2", "train", "bpe", "wordpiece")
+
+
+def test_the_report_of_a_broken_law_has_its_words_its_number_and_where_to_look(monkeypatch, capsys):
+    plant(monkeypatch, GPT2, '_function: str = "gelu_new"', '_function: str = "gelu"')
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["verify"])
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 1
+    assert err.startswith(
+        f"minift: 2 of {len(verify.LAWS)} laws are broken: gpt2: the published numerics; gpt2: twenty"
+    )
+    lines = out.splitlines()
+    at = lines.index("gpt2       the published numerics ........... BROKEN")
+    assert lines[at + 1].startswith(
+        "    the law   With published weights a model gives the logits of the model that was"
+    )
+    assert lines[at + 2].startswith("    shown by  logits of lm: off by 0.0002")
+    assert lines[at + 3].startswith("    look at   models/gpt2.py: which GELU")
+    assert len([line for line in lines if line.endswith(" holds")]) == len(verify.LAWS) - 2
+
+
+def test_a_check_that_crashes_is_broken_by_its_own_words_and_the_others_still_run(monkeypatch, capsys):
+    plant(monkeypatch, GPT2, "def pooled(self, ids, mask=None):", "def pooled(self, ids):")
+    with pytest.raises(Error, match="gpt2: forward is the head of hidden") as stopped:
+        verify.main()
+    assert stopped.value.code == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "TypeError: GPT2.pooled() takes 2 positional arguments but 3 were given (models/gpt2.py, line " in out
+    assert "wordpiece word pieces and back ............. holds" in out
