@@ -3,10 +3,12 @@ only when a command computes, so that --help is instant."""
 
 import argparse
 import json
+import os
+import re
 import sys
 import tomllib
-from dataclasses import MISSING, fields
-from typing import get_args
+import traceback
+from dataclasses import fields
 
 from . import settings
 from .errors import Error, nearest
@@ -14,12 +16,10 @@ from .errors import Error, nearest
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
-        """argparse's message, with the nearest flag where one was unknown."""
-        known = [flag for action in self._actions for flag in action.option_strings]
-        for word in message.split():
-            if "unrecognized" in message and word.startswith("--"):
-                message += nearest(word.split("=")[0], known)
-                break
+        """argparse's message, with the nearest flag or choice where one was unknown."""
+        known = [name for action in self._actions for name in (*action.option_strings, *(action.choices or ()))]
+        if wrong := re.search(r"unrecognized arguments:.*?(--[\w-]+)|invalid choice: '(.*?)'", message):
+            message += nearest(wrong[1] or wrong[2], known)
         self.exit(2, f"minift: {message}\n")
 
 
@@ -36,18 +36,22 @@ def main(argv: list[str] | None = None):
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         commands.choices[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    for stream in (sys.stdout, sys.stderr):  # a console that has no "…" shows its code instead of failing
+        if hasattr(stream, "reconfigure"):  # a notebook's has not
+            stream.reconfigure(errors="backslashreplace")
     try:
         args.run(args)
+        sys.stdout.flush()
     except Error as e:
         if args.debug:
-            raise
+            traceback.print_exc()
         print(f"minift: {e}", file=sys.stderr)
         sys.exit(e.code)
     except KeyboardInterrupt:
-        print("minift: interrupted; nothing was saved", file=sys.stderr)
+        print("minift: interrupted; no model was saved", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader, `head` say, has seen enough; what is left to say must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
@@ -68,8 +72,8 @@ def command(commands, name: str, help: str, example: str, run) -> argparse.Argum
 def add_flags(parser, cls):
     """A flag for each field of a settings class; what is not given stays out of the namespace."""
     for f in fields(cls):
-        kind = next(t for t in (get_args(f.type) or (f.type,)) if t is not type(None))
-        text = f.metadata["help"] + ("" if f.default in (None, False, MISSING) else f" (default {f.default})")
+        kind = settings.plain(f.type)
+        text = f.metadata["help"] + ("" if f.default is None or f.default is False else f" (default {f.default})")
         more = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": f.metadata.get("metavar")}
         if "choices" in f.metadata:
             more = {"choices": f.metadata["choices"]}
@@ -84,7 +88,7 @@ def finetune(commands):
     def run(args):
         values = given(args, settings.Finetune)
         if args.config:
-            values = {k: v for k, v in read_toml(args.config).items() if k != "task"} | values
+            values = from_file(args.config, args.task) | values
         from . import runs
 
         runs.finetune(args.task, say=lambda line: print(line, flush=True), **values)
@@ -92,12 +96,14 @@ def finetune(commands):
     parser = command(
         commands,
         "finetune",
-        "Fine-tune a pre-trained model on a task; without arguments beyond TASK, on data and a model that come with minift.",
+        "Fine-tune a pre-trained model on a task; with nothing but TASK, on data and a model that come with minift.",
         "minift finetune classify --train train.csv --test test.csv --epochs 3",
         run,
     )
     parser.add_argument("task", metavar="TASK", help="classify: columns text (or text_a and text_b) and label")
-    parser.add_argument("--config", metavar="F.toml", help="settings from a file, such as a run's config.toml; flags go before it")
+    parser.add_argument(
+        "--config", metavar="F.toml", help="settings from a file, a run's config.toml; flags go before it"
+    )
     add_flags(parser, settings.Finetune)
 
 
@@ -108,7 +114,8 @@ def predict(commands):
         from . import data, files, runs
 
         rows = data.read(args.input).rows if args.input else [{"text": args.text}]
-        found = [row | prediction for row, prediction in zip(rows, runs.predict(args.model, args.input or rows), strict=True)]
+        predictions = runs.predict(args.model, args.input or rows)
+        found = [row | prediction for row, prediction in zip(rows, predictions, strict=True)]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
         if args.output:
             files.write_text(args.output, lines)
@@ -117,12 +124,18 @@ def predict(commands):
             print(lines, end="")
 
     parser = command(
-        commands, "predict", "What a fine-tuned model says of a text, or of each row of a file.", 'minift predict runs/classify-1 "Not bad at all."', run
+        commands,
+        "predict",
+        "What a fine-tuned model says of a text, or of each row of a file.",
+        'minift predict runs/classify-1 "Not bad at all."',
+        run,
     )
     parser.add_argument("model", metavar="MODEL", help="a run's folder")
     parser.add_argument("text", metavar="TEXT", nargs="?", help="one text")
     parser.add_argument("--input", metavar="F", help="rows: .tsv, .csv, .jsonl or .txt")
-    parser.add_argument("--output", metavar="F.jsonl", help="one object a row: its columns, prediction, scores (none: print them)")
+    parser.add_argument(
+        "--output", metavar="F.jsonl", help="an object a row: its columns, prediction, scores (none: print)"
+    )
 
 
 def evaluate(commands):
@@ -132,7 +145,11 @@ def evaluate(commands):
         print(json.dumps(runs.evaluate(args.model, args.data, args.task), indent=2))
 
     parser = command(
-        commands, "evaluate", "The metrics of a fine-tuned model on labelled rows, as JSON.", "minift evaluate runs/classify-1 --data test.tsv", run
+        commands,
+        "evaluate",
+        "The metrics of a fine-tuned model on labelled rows, as JSON.",
+        "minift evaluate runs/classify-1 --data test.tsv",
+        run,
     )
     parser.add_argument("model", metavar="MODEL", help="a run's folder")
     parser.add_argument("--task", metavar="TASK", help="checked against the model's")
@@ -165,7 +182,8 @@ def check(commands):
 
         print(pretrained.check(args.model))
 
-    parser = command(commands, "check", "Load a model and say what became of every key of its weights.", "minift check bert-nano", run)
+    help = "Load a model and say what became of every key of its weights."
+    parser = command(commands, "check", help, "minift check bert-nano", run)
     parser.add_argument("model", metavar="MODEL", help="an embedded model or a folder")
 
 
@@ -185,16 +203,25 @@ def verify(commands):
 
         verify.main()
 
-    command(commands, "verify", "Check the laws on tiny models: run it after you changed the internals.", "minift verify", run)
+    help = "Check the laws on tiny models: run it after you changed the internals."
+    command(commands, "verify", help, "minift verify", run)
 
 
-def read_toml(path: str) -> dict:
+def from_file(path: str, task: str) -> dict:
+    """The settings in a TOML file, each checked here, where the file can still be named."""
     from .files import read_text
 
     try:
-        return tomllib.loads(read_text(path))
+        values = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as e:
         raise Error(f"{path}: not valid TOML: {e}") from None
+    if values.pop("task", task) != task:
+        raise Error(f"{path}: is for another task than {task}; see its line task = …")
+    try:
+        settings.make(settings.Finetune, values)
+    except Error as e:
+        raise Error(f"{path}: {e}") from None
+    return values
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Find a model by name: one that comes with minift, or a folder."""
 
+import os
+import re
 from pathlib import Path
 
 from .errors import Error, nearest
@@ -18,22 +20,24 @@ def find(name) -> Path:
     """The folder of an embedded model or of a path."""
     if (MODELS / str(name) / "config.json").exists() and "/" not in str(name):
         return MODELS / str(name)
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # of a user that is not there, ~x stays ~x
     if folder.is_dir():
         return folder
     if folder.exists():
         raise Error(f"{folder}: a model is a folder (config.json, model.safetensors, tokenizer files), this is a file")
+    known = embedded()
     raise Error(
-        f"{name}: neither a model that comes with minift ({', '.join(embedded())}) nor a folder{nearest(name, embedded())}"
+        f"{name}: neither a model that comes with minift ({', '.join(known)}) nor a folder{nearest(name, known)}"
     )
 
 
 def listing() -> list[str]:
-    """One line an embedded model and data set: its name and what its README says first."""
+    """One line for each embedded model and data set: its name, and the first sentence of its README."""
     lines = []
     for kind, folder in ("model", MODELS), ("data", DATA):
         for readme in sorted(folder.glob("*/README.md")):
+            prose = re.sub(r"(?s)\A---.*?---", "", readme.read_text("utf-8"))  # without a model card's header
+            first = next((line for line in prose.splitlines() if line and line[0] != "#"), "")
             if readme.parent != MODELS:
-                first = next((line for line in readme.read_text("utf-8").splitlines() if line and line[0] != "#"), "")
-                lines.append(f"{kind:6} {readme.parent.name:16} {first}")
+                lines.append(f"{kind:6} {readme.parent.name:12} {first}")
     return lines

@@ -4,7 +4,6 @@ import copy
 import json
 import math
 import sys
-import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from . import adapters, baselines, data, files, hub, optim, plots, pretrained, s
 from .errors import Error, nearest
 from .tasks import classify
 
+MEMORY = "(given in memory)"  # stands in the run's folder where a name or a path would
 TASKS = {"classify": classify.Classify}
 EMBEDDED = {"classify": "reviews"}  # the data set that a task takes when none is given
 
@@ -31,16 +31,16 @@ class Run:
 def finetune(task: str, say=lambda line: None, **values) -> Run:
     """Fine-tune a model on a task and write the run's folder.
 
-    `values` are fields of `settings.Finetune`. `model` may also be (module, tokenizer); `train`, `valid` and `test` may be
-    rows in memory (see `data.read`). `say` takes the lines of the report. Raises `Error`; then no model is written.
+    `values` are fields of `settings.Finetune`. `model` may also be (module, tokenizer); `train`, `valid` and `test` may
+    be rows in memory (see `data.read`). `say` takes the lines of the report. Raises `Error`; then no model is written.
     """
     if task not in TASKS:
         raise Error(f"unknown task '{task}'; there is {', '.join(TASKS)}{nearest(task, TASKS)}")
-    memory = {k: values.pop(k) for k in ("model", "train", "valid", "test") if not isinstance(values.get(k), str | Path | None)}
+    sources = ("model", "train", "valid", "test")
+    memory = {k: values.pop(k) for k in sources if not isinstance(values.get(k), str | Path | None)}
     values = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v is not None}
     options = prepare(settings.make(settings.Finetune, values))
-    tables, origin = read_tables(task, options, memory)
-    labels = TASKS[task].labels_of(tables["train"], options.regression)
+    tables, origin, labels = read_tables(task, options, memory)
     folder = new_folder(task, options.out)
 
     model, tokenizer = start(memory.get("model", options.model), TASKS[task].kind, labels)
@@ -50,10 +50,16 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     examples = {split: worker.examples(table) for split, table in tables.items()}
     learning, total = adapters.choose(model, options.tune)
     model.recompute = options.recompute
-    options.lr = options.lr or optim.usual_rate(model.new[0].weight.shape[1], options.tune)
+    width = model.new[0].weight.shape[1]
+    fresh_lr = options.lr or optim.usual_rate(width, "all")  # of the random baseline, all of which learns
+    options.lr = options.lr or optim.usual_rate(width, options.tune)
 
-    say(f"model      {'yours' if 'model' in memory else options.model}, {total:,} parameters, {learning:,} of them learn (--tune {options.tune})")
-    say(f"device     {options.device}, {options.precision}, {torch.get_num_threads()} threads; seed {options.seed}, rate {options.lr:g}")
+    name = "yours" if "model" in memory else options.model
+    say(f"model      {name}, {total:,} parameters, {learning:,} of them learn (--tune {options.tune})")
+    if drawn := model.report.new if hasattr(model, "report") else []:
+        say(f"           drawn at random: {', '.join(drawn) if len(drawn) < 10 else f'{len(drawn)} tensors'}")
+    threads = f"{torch.get_num_threads()} threads"
+    say(f"device     {options.device}, {options.precision}, {threads}; seed {options.seed}, rate {options.lr:g}")
     for split, table in tables.items():
         say(f"{split:10} {len(table.rows):,} rows of {origin[split]}: {worker.describe(examples[split])}")
     if worker.truncated:
@@ -63,9 +69,10 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     if "test" in tables:
         metrics["test_before"], _ = assess(worker, model, examples["test"], options)
         say(f"before     test {shown(metrics['test_before'])}")
-    history = fit(worker, model, tables, examples, options, folder)
+    history = fit(worker, model, tables, examples, options, folder, [*memory])
     metrics["valid"] = history.best
-    say(f"trained    {history.steps} steps in {history.seconds:.0f} s; best epoch {history.epoch}, valid {shown(history.best)}")
+    best = f"best epoch {history.epoch}, valid {shown(history.best)}"
+    say(f"trained    {history.steps} steps in {history.seconds:.0f} s; {best}")
     if "test" in tables:
         metrics["test"], logits = assess(worker, model, examples["test"], options)
         say(f"after      test {shown(metrics['test'])}")
@@ -73,7 +80,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
         say(f"baseline   test {shown(compared['bag_of_words'])} by a bag of words (tf-idf, logistic regression)")
         if options.baselines:
             say("baseline   the same model from random weights …")
-            compared["random_weights"] = random_weights(worker, model, tables, examples, options)
+            compared["random_weights"] = random_weights(worker, model, tables, examples, replace(options, lr=fresh_lr))
             say(f"baseline   test {shown(compared['random_weights'])} from random weights")
         say("\n" + samples(worker, tables["test"], examples["test"], logits) + "\n")
 
@@ -89,7 +96,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     }
     run = Run(metrics, model, tokenizer, folder, trained, compared)
     write(run, task, worker, options, memory, history)
-    say(f"saved      {folder}; now: minift predict {folder} \"…\"")
+    say(f'saved      {folder}; now: minift predict {folder} "…"')
     return run
 
 
@@ -132,26 +139,34 @@ def prepare(options: settings.Finetune) -> settings.Finetune:
 
 
 def read_tables(task, options, memory):
-    """({split: Table}, {split: where its rows came from})"""
+    """({split: Table}, {split: where its rows came from}, the label names)"""
     sources = {split: memory.get(split, getattr(options, split)) for split in ("train", "valid", "test")}
     if sources["train"] is None:
         folder = hub.DATA / EMBEDDED[task]
         embedded = {"train": "train.tsv", "valid": "validation.tsv", "test": "test.tsv"}
-        sources = {split: sources[split] or str(folder / name) for split, name in embedded.items()}
+        sources = {k: str(folder / name) if sources[k] is None else sources[k] for k, name in embedded.items()}
     tables = {split: data.read(source) for split, source in sources.items() if source is not None}
     origin = {split: table.source for split, table in tables.items()}
-    if "valid" not in tables:
+    labels = TASKS[task].labels_of(tables["train"], options.regression)
+    if "valid" not in tables:  # after the labels: what is held out may be all the rows of a rare one
         tables["train"], tables["valid"] = data.split(tables["train"], 0.1, options.seed)
         origin["valid"] = f"{origin['train']} (a seeded tenth, held out)"
-    return {split: tables[split] for split in ("train", "valid", "test") if split in tables}, origin
+    return {split: tables[split] for split in ("train", "valid", "test") if split in tables}, origin, labels
 
 
 def start(model, kind: str, labels: list[str]):
     """(module with a head of this kind for these labels, tokenizer)"""
     if isinstance(model, str):
         return pretrained.load(model, kind, labels)
-    module, tokenizer = model
+    module, tokenizer = pair(model)
     return pretrained.with_head(module, kind, labels), tokenizer
+
+
+def pair(model):
+    """(module, tokenizer) as given in memory, if it is that."""
+    if isinstance(model, tuple | list) and len(model) == 2 and isinstance(model[0], torch.nn.Module):
+        return model
+    raise Error(f"model is a {type(model).__name__}; give a name, a folder, or (module, tokenizer) as minift.load does")
 
 
 def new_folder(task: str, out: str | None) -> Path:
@@ -163,38 +178,46 @@ def new_folder(task: str, out: str | None) -> Path:
     return folder
 
 
-def fit(worker, model, tables, examples, options, folder=None) -> train.History:
-    """Train the model, with the log in the folder."""
+def fit(worker, model, tables, examples, options, folder=None, memory=()) -> train.History:
+    """Train the model, with the log in the folder. `memory` names what was given in memory, for config.toml."""
     lengths = [len(example["ids"]) for example in examples["train"]]
 
     def batches(epoch):
-        return data.length_batches(lengths, None if options.batch_tokens else options.batch_size, options.batch_tokens, options.seed, epoch)
+        size = None if options.batch_tokens else options.batch_size
+        return data.length_batches(lengths, size, options.batch_tokens, options.seed, epoch)
+
+    def enough():
+        if options.max_steps:
+            return sum(math.ceil(len(epoch) / options.accumulate) for epoch in plan) >= options.max_steps
+        return len(plan) == options.epochs
 
     plan = [batches(0)]
-    steps = options.max_steps or 0
-    while len(plan) < options.epochs if not steps else sum(math.ceil(len(epoch) / options.accumulate) for epoch in plan) < steps:
+    while not enough():
         plan.append(batches(len(plan)))
     log = (folder / "metrics.jsonl") if folder else None
     if log:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(folder / "config.toml", toml(worker.name, options))
+        files.write_text(folder / "config.toml", toml(worker.name, options, memory))  # makes the folder
 
     def record(entry):
         if log:
             with open(log, "a", encoding="utf-8") as f:
                 f.write(json.dumps(entry) + "\n")
 
-    return train.train(
-        model,
-        plan,
-        collate=lambda rows: on(options.device, worker.batch([examples["train"][i] for i in rows])),
-        loss=worker.loss,
-        settings=options,
-        evaluate=lambda model: assess(worker, model, examples["valid"], options)[0],
-        score=lambda metrics: metrics[worker.score],
-        log=record,
-        where=tables["train"].where,
-    )
+    try:
+        return train.train(
+            model,
+            plan,
+            collate=lambda rows: on(options.device, worker.batch([examples["train"][i] for i in rows])),
+            loss=worker.loss,
+            settings=options,
+            evaluate=lambda model: assess(worker, model, examples["valid"], options)[0],
+            score=lambda metrics: metrics[worker.score],
+            log=record,
+            where=tables["train"].where,
+        )
+    except torch.OutOfMemoryError as e:
+        way_out = "a smaller --batch-size with more --accumulate, a smaller --max-length, or --recompute"
+        raise Error(f"{options.device} is out of memory; try {way_out} ({str(e)[:80]})", code=1) from None
 
 
 def on(device, batch):
@@ -247,7 +270,7 @@ def samples(worker, table, examples, logits, count=5) -> str:
         else:
             right = "right" if found["prediction"] == str(truth).strip() else "WRONG"
             verdict = f"{right}  {found['prediction']} {found['scores'][found['prediction']]:.2f}"
-        lines.append(f"  {verdict:28}  {classify.joined(table.rows[i])[:90]}")
+        lines.append(f"  {verdict:28}  {' '.join(classify.joined(table.rows[i]).split())[:90]}")
     return "\n".join(lines)
 
 
@@ -255,7 +278,7 @@ def write(run: Run, task, worker, options, memory, history):
     """The run's folder: first the figures, last the model, so that a folder with a model is whole."""
     result = {
         "task": task,
-        "model": "(given in memory)" if "model" in memory else options.model,
+        "model": MEMORY if "model" in memory else options.model,
         "metrics": run.metrics,
         "train": run.train,
         "baselines": run.baselines,
@@ -263,8 +286,7 @@ def write(run: Run, task, worker, options, memory, history):
     files.write_json(run.folder / "result.json", result)
     loss = {"training loss": list(enumerate(history.losses, 1))}
     files.write_text(run.folder / "curves.svg", plots.curves(loss, f"{task}: {result['model']}"))
-    model = copy.copy(run.model)
-    config = copy.deepcopy(model.config)
+    config = copy.deepcopy(run.model.config)
     config.extra["problem_type"] = "regression" if worker.regression else "single_label_classification"
     config.extra["minift"] = {"task": task, "max_length": worker.max_length}
     if config.pad_token_id is None:  # transformers finds a row's last token by the padding's id
@@ -275,26 +297,34 @@ def write(run: Run, task, worker, options, memory, history):
 
 def ready(model):
     """(the task's worker, module) of a fine-tuned model."""
-    module, tokenizer = pretrained.load(model) if isinstance(model, str | Path) else model
-    said = module.config.extra.get("minift", {})
+    module, tokenizer = pretrained.load(model) if isinstance(model, str | Path) else pair(model)
     if module.kind not in TASKS:
-        raise Error(f"{model}: has no head of {' or '.join(TASKS)}; fine-tune it first: minift finetune classify --model {model}")
+        name = model if isinstance(model, str | Path) else "this model"
+        way_out = f"fine-tune it first: minift finetune classify --model {name}"
+        raise Error(f"{name}: has no head of {' or '.join(TASKS)}; {way_out}")
     regression = module.config.extra.get("problem_type") == "regression"
-    return TASKS[module.kind](tokenizer, module.config.labels, regression, said.get("max_length") or module.longest), module
+    limit = module.config.extra.get("minift", {}).get("max_length") or module.longest
+    return TASKS[module.kind](tokenizer, module.config.labels, regression, limit), module
 
 
 def shown(metrics: dict) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
 
 
-def toml(task: str, options) -> str:
-    lines = [f"# minift finetune {task} --config config.toml   runs this again", f'task = "{task}"']
-    values = {k: v for k, v in asdict(options).items() if v is not None and k != "out"}
-    return "\n".join(lines + [f"{k} = {json.dumps(v)}" for k, v in values.items()]) + "\n"
+def toml(task: str, options, memory=()) -> str:
+    lines = [f"# minift finetune {task} --config config.toml   runs this again"]
+    if memory:  # an error then, rather than a run of something else
+        lines += [f"# once a name or a file stands where it says {MEMORY}"]
+    values = {"task": task, **asdict(options), **dict.fromkeys(memory, MEMORY)}
+    for name, value in values.items():
+        if value is not None and name != "out":
+            text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else repr(value)
+            lines.append(f"{name} = {text}")
+    return "\n".join(lines) + "\n"
 
 
 def peak_memory(device: str) -> int | None:
-    """The most memory that this process (on a GPU: its tensors) has held, in bytes; None where the system does not say."""
+    """The most memory that this process (on a GPU: its tensors) has held, in bytes; None where the system is silent."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     try:

@@ -1,9 +1,14 @@
 """Every option, once: the command line makes its flags from these fields, Python takes them as keywords, and a run's
 config.toml lists them. Nothing heavy is imported, so that `minift --help` is instant."""
 
+import math
 from dataclasses import dataclass, field, fields
+from typing import get_args
 
 from .errors import Error, nearest
+
+MAY_BE_0 = ("warmup", "weight_decay", "seed")  # of the numbers; all the others are counts, rates or lengths
+TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def option(default, help, **more):
@@ -15,14 +20,14 @@ def option(default, help, **more):
 class Finetune:
     """Settings of `minift finetune` and `minift.finetune`."""
 
-    model: str = option("bert-nano", "an embedded model, a folder, or random:NAME for its shape with fresh weights", metavar="M")
-    train: str | None = option(None, "rows to learn from: .tsv, .csv or .jsonl (none: the embedded data set)", metavar="F")
-    valid: str | None = option(None, "rows to choose the best epoch by (none: a tenth of the training rows)", metavar="F")
+    model: str = option("bert-nano", "embedded, a folder, or random:NAME: its shape, fresh weights", metavar="M")
+    train: str | None = option(None, "rows to learn from: .tsv, .csv, .jsonl (none: the embedded set)", metavar="F")
+    valid: str | None = option(None, "rows to choose the best epoch by (none: a tenth of the training's)", metavar="F")
     test: str | None = option(None, "rows to report on at the end", metavar="F")
     out: str | None = option(None, "the run's folder (none: runs/TASK-N)", metavar="DIR")
     epochs: int = option(3, "times through the training rows", metavar="N")
     max_steps: int | None = option(None, "stop after so many steps instead", metavar="N")
-    lr: float | None = option(None, "peak learning rate (none: by the model's width, see optim.usual_rate)", metavar="X")
+    lr: float | None = option(None, "peak learning rate (none: by the model's width, optim.usual_rate)", metavar="X")
     batch_size: int = option(32, "rows a step", metavar="N")
     batch_tokens: int | None = option(None, "padded tokens a batch, instead of rows", metavar="N")
     accumulate: int = option(1, "batches a step", metavar="N")
@@ -36,25 +41,32 @@ class Finetune:
     regression: bool = option(False, "the label is a number")
     baselines: bool = option(False, "also train the same model from random weights, to compare")
     recompute: bool = option(False, "activation checkpointing: less memory, a third more work")
-    precision: str = option("auto", "bf16 for matrix products, or fp32; auto: bf16 on a GPU that has it", choices=("auto", "fp32", "bf16"))
+    precision: str = option("auto", "auto: bf16 on a GPU that has it, else fp32", choices=("auto", "fp32", "bf16"))
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     threads: int | None = option(None, "CPU threads (none: torch's choice)", metavar="N")
     seed: int = option(0, "of everything drawn at random", metavar="S")
     log_every: int = option(10, "steps between two lines of metrics.jsonl", metavar="N")
 
 
+def plain(kind):
+    """The type of a field that may be None: int | None -> int."""
+    return next(t for t in (get_args(kind) or (kind,)) if t is not type(None))
+
+
 def checked(settings):
-    """The settings, if each value has its field's type and makes sense; else an `Error` that names the flag."""
-    positive = ("epochs", "max_steps", "lr", "batch_size", "batch_tokens", "accumulate", "max_length", "clip", "patience", "threads", "log_every")
+    """The settings, if every value makes sense; else an `Error` that names the flag."""
     for f in fields(settings):
         value, flag = getattr(settings, f.name), "--" + f.name.replace("_", "-")
         choices = f.metadata.get("choices")
         if choices and value not in choices:
             raise Error(f"{flag} {value}: choose one of {', '.join(choices)}{nearest(value, choices)}")
-        if f.name in positive and value is not None and not value > 0:
-            raise Error(f"{flag} {value}: must be greater than 0")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if not (value > 0 or (value == 0 and f.name in MAY_BE_0)) or not math.isfinite(value):
+                raise Error(f"{flag} {value}: must be {'0 or more' if f.name in MAY_BE_0 else 'greater than 0'}")
     if not 0 <= settings.warmup < 1:
         raise Error(f"--warmup {settings.warmup}: a share of the steps, from 0 to below 1")
+    if settings.seed >= 2**63:  # more than torch's generators take
+        raise Error(f"--seed {settings.seed}: must be less than 2**63")
     return settings
 
 
@@ -64,13 +76,11 @@ def make(cls, values: dict):
     for name, value in values.items():
         if name not in known:
             raise Error(f"unknown setting '{name}'{nearest(name, known)}")
-        kind = known[name].type
-        if isinstance(value, bool) and kind is not bool:
-            raise Error(f"setting {name} = {value!r}: must be {getattr(kind, '__name__', kind)}")
-        if kind in (float, float | None) and isinstance(value, int):
+        kind = plain(known[name].type)
+        if kind is float and type(value) is int:
             values = {**values, name: float(value)}
-        elif not isinstance(value, kind):
-            raise Error(f"setting {name} = {value!r}: must be {getattr(kind, '__name__', kind)}")
+        elif not isinstance(value, known[name].type) or (isinstance(value, bool) and kind is not bool):
+            raise Error(f"setting {name} = {value!r}: must be {TYPES[kind]}")
     return checked(cls(**values))
 
 
@@ -80,7 +90,7 @@ class Generate:
 
     prompt: str = option("Once upon a time", "the text to continue", metavar="P")
     max_new_tokens: int | None = option(None, "tokens to add (none: 50)", metavar="N")
-    temperature: float | None = option(None, "0: the likeliest token each time; 1: sampled as the model says", metavar="X")
+    temperature: float | None = option(None, "0: the likeliest token each time; 1: as the model says", metavar="X")
     top_k: int | None = option(None, "sample among so many", metavar="N")
     top_p: float | None = option(None, "sample among those that together reach this probability", metavar="X")
     seed: int | None = option(None, "of the sampling", metavar="S")

@@ -1,11 +1,13 @@
 """Classification: one text or a pair, one of several labels, or with `regression` a number.
 
-    row -> example    a row's text becomes ids, its label a class number
-    examples -> batch ids (B, T) padded on the right, mask (B, T), segments (B, T) for a model that has them, target (B,)
-    batch -> loss     cross-entropy of the label's logit, or the squared error
-    logits -> prediction, metrics
+row -> example    a row's text becomes ids, its label a class number
+examples -> batch ids (B, T) padded on the right, mask (B, T), segments (B, T) if the model has them, target (B,)
+batch -> loss     cross-entropy of the label's logit, or the squared error
+logits -> prediction, metrics
 """
 
+import math
+import re
 from collections import Counter
 
 import torch
@@ -34,42 +36,48 @@ class Classify:
         column = table.column("label")
         labels = {label_of(table, i, column) for i in range(len(table.rows))}
         if len(labels) < 2:
-            raise Error(f"{table.source}: every row has the label '{labels.pop()}'; there must be two labels or more to tell apart")
-        if len(labels) > max(50, len(table.rows) // 2):
+            only = f"every row has the label '{labels.pop()}'"
+            raise Error(f"{table.source}: {only}; there must be two labels or more to tell apart")
+        if len(labels) > max(50, len(table.rows) // 2) or 10 < len(labels) == len(table.rows):
             raise Error(
                 f"{table.source}: {len(labels)} different labels in {len(table.rows)} rows, such as {min(labels)!r}; "
                 "is 'label' the right column? For numbers to be predicted, give --regression"
             )
-        return sorted(labels, key=lambda s: (not s.lstrip("-").isdigit(), int(s) if s.lstrip("-").isdigit() else 0, s))
+        size = {s: float(s) for s in labels if re.fullmatch(r"-?\d+(\.\d+)?", s)}
+        return sorted(labels, key=lambda s: (s not in size, size.get(s, 0), s))
 
     def examples(self, table: data.Table, labelled: bool = True) -> list[dict]:
         """One example a row: {"ids", "target"}; without labels, "ids" alone."""
         first = table.column(*TEXT)
-        second = next((name for name in PAIR if name in table.columns), None)
+        columns = [first, table.column(*PAIR)] if any(name in table.columns for name in PAIR) else [first]
         label = table.column("label") if labelled else None
         return [
-            {"ids": self.encode(row[first], row[second] if second else None, table.where(i))}
+            {"ids": self.encode([row[name] for name in columns], table.where(i))}
             | ({"target": self.target(table, i, label)} if labelled else {})
             for i, row in enumerate(table.rows)
         ]
 
-    def encode(self, text, pair, where) -> list[int]:
-        for value in (text,) if pair is None else (text, pair):
+    def encode(self, texts: list[str], where: str) -> list[int]:
+        """The ids of one text or of a pair."""
+        for value in texts:
             if not isinstance(value, str):
                 raise Error(f"{where}: the text is {value!r}; it must be a string")
-        ids = self.tokenizer.encode(text, pair)
+        ids = self.tokenizer.encode(*texts)
         if self.max_length and len(ids) > self.max_length:
             self.truncated += 1
-            ids = self.tokenizer.encode(text, pair, max_length=self.max_length)
-        return ids or [self.tokenizer.eos]  # GPT-2 has no ids for an empty text, and a row needs one
+            ids = self.tokenizer.encode(*texts, max_length=self.max_length)
+        return ids or [self.tokenizer.eos or 0]  # GPT-2 has no ids for an empty text, and a row needs one
 
     def target(self, table, i, column):
         name = label_of(table, i, column)
         if self.regression:
             try:
-                return float(name)
+                number = float(name)
             except ValueError:
-                raise Error(f"{table.where(i)}: label '{name}' is no number, as --regression needs") from None
+                number = math.nan
+            if not math.isfinite(number):
+                raise Error(f"{table.where(i)}: label '{name}' is no finite number, as --regression needs")
+            return number
         if name not in self.labels:
             raise Error(
                 f"{table.where(i)}: label '{name}' is not among the labels of the training rows "
@@ -79,7 +87,7 @@ class Classify:
 
     def batch(self, examples: list[dict]) -> dict[str, torch.Tensor]:
         rows = [example["ids"] for example in examples]
-        ids, mask = data.pad(rows, self.tokenizer.pad or 0)  # what stands in the padding does not matter: the mask hides it
+        ids, mask = data.pad(rows, self.tokenizer.pad or 0)  # which id pads does not matter: the mask hides it
         batch = {"ids": ids, "mask": mask}
         if hasattr(self.tokenizer, "segments"):
             batch["segments"] = data.pad([self.tokenizer.segments(row) for row in rows], 0)[0]
@@ -101,10 +109,9 @@ class Classify:
     def predictions(self, logits: torch.Tensor) -> list[dict]:
         if self.regression:
             return [{"prediction": value} for value in logits[:, 0].tolist()]
-        return [
-            {"prediction": self.labels[max(range(len(row)), key=row.__getitem__)], "scores": dict(zip(self.labels, row, strict=True))}
-            for row in logits.softmax(-1).tolist()
-        ]
+        likeliest = [self.labels[i] for i in logits.argmax(-1).tolist()]
+        scores = [dict(zip(self.labels, row, strict=True)) for row in logits.softmax(-1).tolist()]
+        return [{"prediction": name, "scores": row} for name, row in zip(likeliest, scores, strict=True)]
 
     def metrics(self, logits: torch.Tensor, targets: list) -> dict[str, float]:
         if self.regression:

@@ -1,0 +1,61 @@
+"""Two model folders of a few kilobytes, and rows to learn from, for the tests of whole runs."""
+
+import json
+
+import torch
+
+import minift
+from minift.models import bert, gpt2
+from minift.tokenizers.bpe import CHARACTERS
+
+WORDS = ["the", "film", "meal", "was", "good", "bad", "very", "not", "dull", "fine", "and", "never", "again"]
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+MERGES = ["Ġ a", "Ġ t", "h e", "Ġt he", "o o", "g oo", "goo d", "b a", "ba d"]
+
+
+def bert_folder(path):
+    """A BERT of two layers with random weights, uncased, for texts of up to 48 tokens; every letter is a token."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,!?'-"]
+    pieces += dict.fromkeys([*LETTERS, *("##" + c for c in LETTERS), *WORDS])
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    config = bert.Config(vocab_size=len(pieces), max_position_embeddings=48, **sizes)
+    files = {"vocab.txt": "\n".join(pieces) + "\n", "tokenizer_config.json": json.dumps({"do_lower_case": True})}
+    return folder(path, bert.BERT(config), files)
+
+
+def gpt2_folder(path):
+    """A GPT-2 of two blocks with random weights, for texts of up to 48 tokens; its BPE knows nine merges."""
+    tokens = [*CHARACTERS, *(merge.replace(" ", "") for merge in MERGES), "<|endoftext|>"]
+    config = gpt2.Config(vocab_size=len(tokens), n_positions=48, n_embd=16, n_layer=2, n_head=2)
+    files = {
+        "vocab.json": json.dumps({token: i for i, token in enumerate(tokens)}),
+        "merges.txt": "#version: 0.2\n" + "\n".join(MERGES) + "\n",
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "GPT2Tokenizer"}),
+    }
+    return folder(path, gpt2.GPT2(config), files)
+
+
+def folder(path, model, files):
+    chance = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():  # far enough from where training starts that every input matters
+            p += torch.empty_like(p).uniform_(-0.3, 0.3, generator=chance)
+    minift.save(model, None, path)
+    for name, text in files.items():
+        (path / name).write_text(text, encoding="utf-8")
+    return path
+
+
+def rows(count, labels=("bad", "good"), start=0):
+    """Rows whose texts are of many lengths and hold the name of their label."""
+    return [
+        {"text": f"The film was {'very ' * (i % 5)}{labels[i % len(labels)]}, {i}.", "label": labels[i % len(labels)]}
+        for i in range(start, start + count)
+    ]
+
+
+def tsv(path, rows):
+    """The rows as a .tsv file; the path as a string."""
+    lines = ["\t".join(map(str, row.values())) for row in rows]
+    path.write_text("\n".join(["\t".join(rows[0]), *lines]) + "\n", encoding="utf-8")
+    return str(path)
