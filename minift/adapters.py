@@ -28,8 +28,8 @@ def choose(model: nn.Module, tune: str) -> tuple[int, int]:
 
 def train_mode(model: nn.Module):
     """Training mode for what learns; what is frozen stays in eval mode, so that dropout does not blur its features."""
-    model.train()
+    model.eval()
     for module in model.modules():
-        own = list(module.parameters())
-        if own and not any(p.requires_grad for p in own):
-            module.eval()
+        own = [p.requires_grad for p in module.parameters()]
+        if own and all(own):
+            module.train()

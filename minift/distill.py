@@ -5,8 +5,8 @@ plain text. This is how data/models/bert-nano was made; no labels are needed.
 
 The student learns, for every token, the teacher's hidden states (Romero et al. 2015, FitNets; Jiao et al. 2020,
 TinyBERT, section 3.1: each of its layers imitates one a fixed distance further down in the teacher), and for every
-passage the direction of the teacher's sentence embedding, in its own mean and in its pooler, so that a classifier that
-starts from the pooler finds the meaning of the whole text there.
+passage the teacher's mean states, in its own mean and in its pooler, so that a classifier that starts from the pooler
+finds the meaning of the whole text there; all of it whitened, so that every direction counts.
 
     B rows, T tokens, C channels (student and teacher have the same)
 """
@@ -43,7 +43,7 @@ def passages(paths: list[str], seed: int) -> list[str]:
             sentences = re.split(r"(?<=[.!?])\s+", " ".join(paragraph.split()))
             while sentences:
                 n = chance.choice((1, 1, 1, 2, 2, 3, 4))
-                found.append(" ".join(sentences[:n])[:600])
+                found.append(" ".join(sentences[:n])[:400])
                 sentences = sentences[n:]
     found = [passage for passage in found if len(passage) > 12]
     chance.shuffle(found)
@@ -101,34 +101,70 @@ def states(model: BERT, ids, mask) -> list[torch.Tensor]:
     return found
 
 
-class Imitation(nn.Module):
-    """The student, and a projection from its pooler to the teacher's sentence embedding that is thrown away at the end."""
+def whitener(vectors: torch.Tensor) -> torch.Tensor:
+    """(N, C) -> (C, C): multiplied by it, the vectors vary by about 1 in every direction. Without it a student spends
+    itself on the few directions in which the teacher varies most, such as the topic, and loses finer ones, such as
+    whether a text praises or complains. The smallest directions, mostly noise, are held down."""
+    variance, axes = torch.linalg.eigh(torch.cov(vectors.double().T))
+    return (axes / (variance + 0.2 * variance.mean()).sqrt()).float()
 
-    def __init__(self, student: BERT, teacher: BERT, keep: list[int]):
+
+def gather(state, owner, n: int) -> torch.Tensor:
+    """The means of the states (B, T, C) that have the same owner (B, T), a number below n: (n, C). -1 owns nothing."""
+    real = owner >= 0
+    sums = torch.zeros(n, state.shape[-1]).index_add_(0, owner[real], state[real])
+    return sums / torch.zeros(n).index_add_(0, owner[real], torch.ones(int(real.sum())))[:, None]
+
+
+class Imitation(nn.Module):
+    """The student, and a projection from its pooler to the teacher's passage means that is thrown away at the end.
+    Student layer j imitates teacher layer (j + 1) * step."""
+
+    def __init__(self, student: BERT, teacher: BERT):
         super().__init__()
-        self.student, self.project = student, nn.Linear(student.config.hidden_size, teacher.config.hidden_size)
-        self.imitated = [teacher] if teacher else []  # in a list: no part of the module, so it neither learns nor is saved
-        self.keep = torch.tensor(keep)
+        C = student.config.hidden_size
+        self.student, self.step = student, len(teacher.blocks) // len(student.blocks)
+        self.project = nn.Linear(C, len(student.blocks) * C)
+        self.imitated = [teacher]  # in a list: no part of the module, so it neither learns nor is saved
+        self.white = []  # for each layer: that of its words, that of its passages
+
+    @torch.no_grad()
+    def targets(self, batch):
+        """For each imitated layer (the words' states, the passages' means)."""
+        found = states(self.imitated[0], batch["teacher_ids"], batch["teacher_mask"])[self.step - 1 :: self.step]
+        return [averages(state.float(), batch, "teacher_") for state in found]
+
+    def measure(self, batches):
+        """Learn the whitening from a sample of batches."""
+        found = [self.targets(batch) for batch in batches]
+        layers = range(len(self.student.blocks))
+        self.white = [[whitener(torch.cat([t[i][k] for t in found])) for k in (0, 1)] for i in layers]
 
     def loss(self, _, batch) -> tuple[torch.Tensor, int]:
-        """(sum, tokens): relative squared error of each token's states, and 1 - cosine of the passage's embeddings."""
-        ids, mask = batch["ids"], batch["mask"]
-        teacher = self.imitated[0]
-        with torch.no_grad():
-            targets = [state.float() for state in states(teacher, self.keep[ids], mask)]
-        step = len(targets) // len(self.student.blocks)  # student layer j imitates teacher layer (j + 1) * step
+        """(sum, tokens): for each word the share of the teacher's variance that the student's state misses; for each
+        passage the same of its mean, and of what the pooler tells of the teacher's mean."""
+        targets, units = self.targets(batch), int(batch["mask"].sum())
         with sdpa_kernel(SDPBackend.MATH):  # on a CPU the fused kernel's bfloat16 backward is ten times slower
-            ours = states(self.student, ids, mask)
-        pooled = self.project(torch.tanh(self.student.bert.pooler.dense(ours[-1][:, 0]))).float()
-        ours, targets = [state.float() for state in ours], targets[step - 1 :: step]
-        real, length = mask[..., None], mask.sum(1)  # (B, T, 1), (B,)
-        total = sum(
-            ((s - t).square().sum(-1) / t.square().sum(-1))[mask].sum() for s, t in zip(ours, targets, strict=True)
-        )
-        mean, wanted = ((h * real).sum(1) / length[:, None] for h in (ours[-1], targets[-1]))
-        for guess in (mean, pooled):
-            total = total + ((1 - F.cosine_similarity(guess, wanted)) * length).sum()
-        return total, int(length.sum())
+            ours = states(self.student, batch["ids"], batch["mask"])
+        pooled = torch.tanh(self.student.bert.pooler.dense(ours[-1][:, 0]))
+        guesses, total = self.project(pooled).float().chunk(len(ours), 1), 0.0
+        with torch.autocast(batch["ids"].device.type, enabled=False):
+            for state, (words, mean), guess, white in zip(ours, targets, guesses, self.white, strict=True):
+                our_words, our_mean = averages(state.float(), batch, "")
+                for said, true, w in (
+                    (our_words, words, white[0]),
+                    (our_mean, mean, white[1]),
+                    (guess, mean, white[1]),
+                ):
+                    total = total + ((said - true) @ w).square().mean() * units
+        return total, units
+
+
+def averages(state, batch, whose: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(words, C), (B, C): the means over each word's pieces, which student and teacher may spell differently, and over
+    each passage."""
+    rows = torch.arange(len(state))[:, None].where(batch[whose + "mask"], -1)
+    return gather(state, batch[whose + "word"], batch["words"]), gather(state, rows, len(state))
 
 
 def main():
@@ -152,8 +188,7 @@ def main():
     print(f"{len(texts):,} passages of {len(args.text)} files", flush=True)
     if args.student:
         student, tokenizer = pretrained.load(args.student)
-        all_pieces = words.tokens(range(words.vocab_size))
-        keep = [all_pieces.index(piece) for piece in tokenizer.tokens(range(tokenizer.vocab_size))]
+        student = cut(student, list(range(tokenizer.vocab_size)), list(range(len(student.blocks))))  # without dropout
     else:
         keep = vocabulary(words, texts, args.vocab)
         student = cut(teacher, keep, [int(layer) for layer in args.layers.split(",")])
@@ -162,12 +197,11 @@ def main():
         files.write_json(out / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512})
         tokenizer = tokenizers.load(out)
 
-    rows = [tokenizer.encode(text, max_length=128) for text in texts]
-    held, rows = rows[:500], rows[500:]
-    lengths = [len(row) for row in rows]
-    if not rows:
-        raise Error(f"{len(texts)} passages are too few: 500 are held out to measure by")
-    print(f"{sum(lengths):,} tokens, {sum(len(words.encode(text)) for text in texts[:500]) / sum(map(len, held)):.3f} of them under the teacher's vocabulary")
+    held, texts = texts[:500], texts[500:]
+    if not texts:
+        raise Error("too few passages: 500 are held out to measure by")
+    lengths = [len(tokenizer.encode(text)) for text in texts]
+    print(f"{sum(lengths):,} tokens", flush=True)
 
     # The plan's "epochs" are tenths of the training, after each of which the student is measured and saved.
     batches, epoch = [], 0
@@ -179,11 +213,34 @@ def main():
     tenth = -(-len(batches) // 10)
     plan = [batches[i : i + tenth] for i in range(0, len(batches), tenth)]
 
-    imitation = Imitation(student, teacher, keep)
+    imitation = Imitation(student, teacher)
+    pieces = {t: t.tokens(range(t.vocab_size)) for t in (tokenizer, words)}
+    starts = {t: torch.tensor([not piece.startswith("##") for piece in pieces[t]]) for t in pieces}
+    anything = [piece for piece in pieces[words] if piece.isalpha() and len(piece) > 2]
+    chance = random.Random(args.seed)
 
-    def tensors(rows):
-        ids, mask = data.pad(rows, tokenizer.pad)
-        return {"ids": ids, "mask": mask}
+    def tensors(texts):
+        batch = {}
+        for whose, t in ("", tokenizer), ("teacher_", words):
+            ids, mask = data.pad([t.encode(text) for text in texts], t.pad)
+            first = starts[t][ids] & mask  # (B, T) where a word begins; both split a text into the same words
+            batch |= {whose + "ids": ids, whose + "mask": mask}
+            batch[whose + "word"] = (first.flatten().cumsum(0).view(ids.shape) - 1).where(mask, -1)
+        batch["words"] = int(first.sum())
+        return batch
+
+    def noisy(texts):
+        """Every second passage has a seventh of its words replaced by any that the teacher knows: it has an answer to
+        all texts, and so the student learns what the words mean that its smaller vocabulary spells in pieces."""
+        texts = [
+            " ".join(chance.choice(anything) if chance.random() < 0.15 else word for word in text.split())
+            if chance.random() < 0.5
+            else text
+            for text in texts
+        ]
+        return tensors(texts)
+
+    imitation.measure([noisy(texts[i : i + 64]) for i in range(0, min(len(texts), 6400), 64)])
 
     @torch.no_grad()
     def evaluate(_):
@@ -191,11 +248,11 @@ def main():
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
             sums = [
                 imitation.loss(None, tensors([held[i] for i in batch]))
-                for batch in data.length_batches([len(row) for row in held], 64, shuffle=False)
+                for batch in data.length_batches([len(text) for text in held], 64, shuffle=False)
             ]
         usual = replace(student.config, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
         trained, student.config = student.config, usual
-        pretrained.save(student, tokenizer, args.out)
+        pretrained.save(student, tokenizer, args.out, torch.float16)
         student.config = trained
         return {"loss": sum(float(s) for s, _ in sums) / sum(n for _, n in sums)}
 
@@ -204,7 +261,7 @@ def main():
     train.train(
         imitation,
         plan,
-        lambda batch: tensors([rows[i] for i in batch]),
+        lambda batch: noisy([texts[i] for i in batch]),
         imitation.loss,
         options,
         evaluate=evaluate,

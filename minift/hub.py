@@ -32,12 +32,13 @@ def find(name) -> Path:
 
 
 def listing() -> list[str]:
-    """One line for each embedded model and data set: its name, and the first sentence of its README."""
+    """One line for each embedded model and data set: its name, and the first line of its README, if it has one."""
+    data = sorted(p for p in DATA.glob("*/") if p != MODELS)
     lines = []
-    for kind, folder in ("model", MODELS), ("data", DATA):
-        for readme in sorted(folder.glob("*/README.md")):
-            prose = re.sub(r"(?s)\A---.*?---", "", readme.read_text("utf-8"))  # without a model card's header
-            first = next((line for line in prose.splitlines() if line and line[0] != "#"), "")
-            if readme.parent != MODELS:
-                lines.append(f"{kind:6} {readme.parent.name:12} {first}")
+    for kind, folder in [("model", MODELS / name) for name in embedded()] + [("data", p) for p in data]:
+        readme = folder / "README.md"
+        text = readme.read_text("utf-8") if readme.exists() else ""
+        prose = re.sub(r"(?s)\A---.*?---", "", text)  # without a model card's header
+        first = next((line for line in prose.splitlines() if line and line[0] != "#"), "")
+        lines.append(f"{kind:6} {folder.name:12} {first}".rstrip())
     return lines

@@ -9,8 +9,8 @@ SCHEDULES = ("linear", "cosine", "constant")
 
 
 def usual_rate(width: int, tune: str) -> float:
-    """A peak rate to start from: 5e-5 for a base model of 768 channels (BERT, appendix A.3), more for narrower ones, and
-    much more where only a head learns, which has no knowledge to lose."""
+    """A peak rate to start from: 5e-5 for a base model of 768 channels (BERT, appendix A.3), more for narrower ones,
+    and much more where only a head learns, which has no knowledge to lose."""
     return 5e-3 if tune == "head" else round(5e-5 * (768 / width) ** 2, 6)
 
 
@@ -26,8 +26,8 @@ def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW
 
 
 def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
-    """The factor on the learning rate at `step` of `steps` (from 0): up in a straight line over the first `warmup` share
-    of the steps, then down to 0 ("linear", "cosine") or level ("constant")."""
+    """The factor on the learning rate at `step` of `steps` (from 0): up in a straight line over the first `warmup`
+    share of the steps, then down to 0 ("linear", "cosine") or level ("constant")."""
     rising = math.ceil(warmup * steps)
     if step < rising:
         return (step + 1) / rising

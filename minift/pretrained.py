@@ -74,21 +74,23 @@ def build(folder: Path, kind=None, labels=None, random=False):
     module, cls, config, own, generation = read_config(folder)
     kind = kind or own
     if kind not in cls.ARCHITECTURES:
-        raise Error(f"{folder}: {cls.FAMILY} has no kind '{kind}', but {', '.join(cls.ARCHITECTURES)}{nearest(kind, cls.ARCHITECTURES)}")
+        there = ", ".join(cls.ARCHITECTURES)
+        raise Error(f"{folder}: {cls.FAMILY} has no kind '{kind}', but {there}{nearest(kind, cls.ARCHITECTURES)}")
     labels = config.labels if labels is None else list(labels)
     fresh = kind != own or labels != config.labels
     config.labels = labels
     tensors = {} if random else weights.read(folder)
-    depth, most = getattr(config, module.DEPTH), 1000 if random else len(tensors)
-    if depth > most:  # a config's mistake must not fill the memory
-        raise Error(f"{folder / 'config.json'}: {module.DEPTH} is {depth}, " + ("at most 1000 make sense" if random else "the weights hold fewer"))
+    path, depth = folder / "config.json", getattr(config, module.DEPTH)
+    if depth > (1000 if random else len(tensors)):  # a config's mistake must not fill the memory
+        why = "more than any published model has" if random else "the weights hold fewer"
+        raise Error(f"{path}: {module.DEPTH} is {depth}, {why}")
     with torch.device("meta"):  # shapes alone
         model = cls(config, kind)
     if random:
         size = 4 * sum(p.numel() for p in model.parameters())
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
         if size > memory:
-            raise Error(f"{folder / 'config.json'}: a model of this shape takes {size:,} bytes, this machine has {memory:,}")
+            raise Error(f"{path}: a model of this shape takes {size:,} bytes, this machine has {memory:,}")
         model = cls(config, kind)
         model.report = Report(new=[name for name, _ in model.named_parameters()])
     else:
@@ -132,9 +134,10 @@ def assign(folder, module, model: nn.Module, tensors: dict[str, torch.Tensor], f
             if not state[name].isfinite().all():
                 report.notes.append(f"{key} holds values that are not finite")
         elif name in tied:
-            report.tied.append(f"{key} = {tied[name]}")
-            if not torch.equal(tensor.float(), tensors[found[tied[name]][0]].float()):
-                report.notes.append(f"{key} differs from {tied[name]}, which config.json ties it to; {tied[name]} is used")
+            one = tied[name]
+            report.tied.append(f"{key} = {one}")
+            if not torch.equal(tensor.float(), tensors[found[one][0]].float()):
+                report.notes.append(f"{key} differs from {one}, which config.json ties it to; {one} is used")
         elif name in known:
             report.dropped.append(key)
         else:
@@ -164,7 +167,7 @@ def read_config(folder: Path):
     raw = read_object(path)
     family = raw.pop("model_type", None)
     if family is None:  # early files do not say it; the one that most of the fields belong to
-        shared = {name: len(raw.keys() & {f.name for f in fields(module.Config)}) for name, (module, _) in FAMILIES.items()}
+        shared = {name: sum(f.name in raw for f in fields(module.Config)) for name, (module, _) in FAMILIES.items()}
         family = max(shared, key=shared.get) if any(shared.values()) else None
     if not isinstance(family, str) or family not in FAMILIES:
         raise Error(f"{path}: model_type {family!r} is none of {', '.join(FAMILIES)}{nearest(family, FAMILIES)}")
@@ -197,8 +200,8 @@ def read_object(path) -> dict:
 
 
 def checked(path, f, value):
-    """The value, if it has the type that the field declares; a size must be positive and not absurd (all dropouts, norms'
-    epsilons and deviations lie between 0 and 1)."""
+    """The value, if it has the type that the field declares, and is no absurd size. (What is no whole number, such as a
+    dropout or an epsilon, lies between 0 and 1.)"""
     allowed = get_args(f.type) or (f.type,)  # int | None -> (int, NoneType)
     if float in allowed:
         allowed += (int,)
@@ -227,30 +230,34 @@ def fitting(name, model):
     """The folder's tokenizer, if the model has an embedding for each of its tokens."""
     tokenizer, rows = load_tokenizer(name), model.config.vocab_size
     if tokenizer.vocab_size > rows:
-        raise Error(f"{name}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {rows} rows; they do not belong together")
+        sizes = f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {rows} rows"
+        raise Error(f"{name}: {sizes}; they do not belong together")
     return tokenizer
 
 
-def save(model: nn.Module, tokenizer, folder):
+def save(model: nn.Module, tokenizer, folder, dtype: torch.dtype = torch.float32):
     """Write a folder that `load` and transformers read alike: config.json, model.safetensors, the tokenizer's files.
 
-    Keys and layouts are the published ones; a tied tensor is written once. `tokenizer` may be None."""
+    Keys and layouts are the published ones; a tied tensor is written once. `tokenizer` may be None. `dtype` is what the
+    file stores; float16 halves it."""
     folder = Path(folder)
     module, cls = FAMILIES[model.FAMILY]
     values = asdict(model.config)
     labels, extra = values.pop("labels"), values.pop("extra")
     config = {"model_type": model.FAMILY, "architectures": [cls.ARCHITECTURES[model.kind]], **extra, **values}
+    config["dtype"] = "float32"  # to compute in, whatever the file stores
     if model.kind == "classify":
         config["id2label"] = {str(i): name for i, name in enumerate(labels)}
         config["label2id"] = {name: i for i, name in enumerate(labels)}
-    state = {canonical(name): p.detach().cpu() for name, p in model.named_parameters()}
+    state = {canonical(name): p.detach().to("cpu", dtype) for name, p in model.named_parameters()}
     published = {}
     for key, (name, transposed) in module.key_map(model.config).items():
         if name in state:
             key = key.removeprefix(module.PREFIX) if model.kind == module.BARE else key
             published[key] = state[name].T.contiguous() if transposed else state[name]
     if len(published) < len(state):
-        raise Error(f"{folder}: not saved: {len(state) - len(published)} parameters of this model have no published name")
+        lost = len(state) - len(published)
+        raise Error(f"{folder}: not saved: {lost} parameters of this model have no published name")
     safetensors.save(folder / "model.safetensors", published)
     if tokenizer is not None:
         tokenizer.save(folder)
@@ -275,7 +282,8 @@ def check(name) -> str:
     model = build(folder)
     module, cls = FAMILIES[model.FAMILY]
     count = sum(p.numel() for p in model.parameters())
-    text = f"{folder}\n{cls.ARCHITECTURES[model.kind]}, {count:,} parameters in {len(model.blocks)} blocks\n{model.report}"
+    what = f"{cls.ARCHITECTURES[model.kind]}, {count:,} parameters in {len(model.blocks)} blocks"
+    text = f"{folder}\n{what}\n{model.report}"
     fault = model.report.fault(module.PREFIX)
     if fault:
         raise Error(f"{text}\n{folder}: {fault}")

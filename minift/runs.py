@@ -104,6 +104,8 @@ def predict(model, rows, max_batch: int = 64) -> list[dict]:
     """A prediction for each text or row (see `data.read`): {"prediction", "scores"}, in order.
 
     `model` is a folder, an embedded name or (module, tokenizer), fine-tuned for a task."""
+    if isinstance(rows, str) and Path(rows).suffix.lower() not in data.PARSERS:
+        raise Error(f"'{data.short(rows)}' is the name of no data file; if it is a text, give it in a list: [text]")
     worker, model = ready(model)
     examples = worker.examples(data.read(rows), labelled=False)
     return worker.predictions(logits_of(worker, model, examples, max_batch))
@@ -186,14 +188,10 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
         size = None if options.batch_tokens else options.batch_size
         return data.length_batches(lengths, size, options.batch_tokens, options.seed, epoch)
 
-    def enough():
-        if options.max_steps:
-            return sum(math.ceil(len(epoch) / options.accumulate) for epoch in plan) >= options.max_steps
-        return len(plan) == options.epochs
-
-    plan = [batches(0)]
-    while not enough():
+    plan, steps = [], 0
+    while steps < options.max_steps if options.max_steps else len(plan) < options.epochs:
         plan.append(batches(len(plan)))
+        steps += math.ceil(len(plan[-1]) / options.accumulate)
     log = (folder / "metrics.jsonl") if folder else None
     if log:
         files.write_text(folder / "config.toml", toml(worker.name, options, memory))  # makes the folder

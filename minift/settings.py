@@ -60,9 +60,10 @@ def checked(settings):
         choices = f.metadata.get("choices")
         if choices and value not in choices:
             raise Error(f"{flag} {value}: choose one of {', '.join(choices)}{nearest(value, choices)}")
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if not (value > 0 or (value == 0 and f.name in MAY_BE_0)) or not math.isfinite(value):
-                raise Error(f"{flag} {value}: must be {'0 or more' if f.name in MAY_BE_0 else 'greater than 0'}")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and not (0 < value < math.inf or (value == 0 and f.name in MAY_BE_0)):
+            least = "0 or more" if f.name in MAY_BE_0 else "greater than 0"
+            raise Error(f"{flag} {value}: must be a finite number, {least}")
     if not 0 <= settings.warmup < 1:
         raise Error(f"--warmup {settings.warmup}: a share of the steps, from 0 to below 1")
     if settings.seed >= 2**63:  # more than torch's generators take

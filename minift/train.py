@@ -29,7 +29,9 @@ class History:
     evaluations: list[tuple[int, dict]] = field(default_factory=list)  # (step, metrics) an epoch
 
 
-def train(model, plan, collate, loss, settings, evaluate=None, score=None, log=lambda record: None, where=str) -> History:
+def train(
+    model, plan, collate, loss, settings, evaluate=None, score=None, log=lambda record: None, where=str
+) -> History:
     """Train what `requires_grad` of `model`, in place, and leave it with the weights of the best epoch.
 
     plan      a list of epochs, each a list of batches, each a list of row numbers
@@ -75,13 +77,15 @@ def train(model, plan, collate, loss, settings, evaluate=None, score=None, log=l
                         p.grad /= units
                 norm = float(torch.nn.utils.clip_grad_norm_(learning, settings.clip)) if units else math.nan
                 if not (math.isfinite(mean) and math.isfinite(norm)):
-                    raise Error(diverged(history.steps + 1, mean, norm, units, [where(r) for rows in window for r in rows]), code=1)
+                    places = [where(row) for rows in window for row in rows]
+                    raise Error(diverged(history.steps + 1, mean, norm, units, places), code=1)
                 optimizer.step()
 
                 history.steps += 1
                 history.losses.append(mean)
-                elapsed = time.perf_counter() - started
-                record = {"step": history.steps, "epoch": epoch, "loss": mean, "lr": lr, "norm": norm, "tokens_per_second": history.tokens / elapsed}
+                speed = history.tokens / (time.perf_counter() - started)
+                record = {"step": history.steps, "epoch": epoch, "loss": mean, "lr": lr, "norm": norm}
+                record["tokens_per_second"] = speed
                 progress.update(record)
                 if history.steps % settings.log_every == 0 or history.steps == steps:
                     log(record)
@@ -96,7 +100,8 @@ def train(model, plan, collate, loss, settings, evaluate=None, score=None, log=l
                     history.best, history.epoch = metrics, epoch
                     best = [p.detach().clone() for p in learning]
                 started += time.perf_counter() - paused
-            if history.steps == steps or (settings.patience and evaluate and epoch - history.epoch >= settings.patience):
+            patient = not (settings.patience and evaluate) or epoch - history.epoch < settings.patience
+            if history.steps == steps or not patient:
                 break
     history.seconds = time.perf_counter() - started
     if best:
@@ -134,7 +139,8 @@ class Progress:
 
     def update(self, record):
         now = time.perf_counter()
-        said = {"loss": f"{record['loss']:.3f}", "lr": f"{record['lr']:.1e}", "tokens/s": f"{record['tokens_per_second']:,.0f}"}
+        speed = f"{record['tokens_per_second']:,.0f}"
+        said = {"loss": f"{record['loss']:.3f}", "lr": f"{record['lr']:.1e}", "tokens/s": speed}
         self.bar.set_postfix(said, refresh=False)
         self.bar.update()
         self.started = self.started or now  # the first step warms caches up: no estimate from it

@@ -67,18 +67,47 @@ def test_the_cut_student_has_the_kept_rows_and_layers_of_its_teacher(folder):
             assert torch.equal(a, b)
 
 
-def test_a_student_that_is_its_teacher_has_no_loss_but_that_of_the_new_projection(folder):
+def batch_of(spelling, teacher_spelling):
+    """One row of states: what each token of the student and of the teacher belongs to."""
+    batch = {"words": 3}
+    for whose, word in ("", spelling), ("teacher_", teacher_spelling):
+        batch[whose + "word"] = torch.tensor([word])
+        batch[whose + "mask"] = torch.tensor([word]) >= 0
+    return batch
+
+
+def test_words_are_compared_by_the_mean_of_their_pieces_however_they_are_spelt():
+    batch = batch_of([0, 1, 1, 2, -1], [0, 1, 2, -1, -1])
+    ours = torch.tensor([[[1.0], [2.0], [4.0], [5.0], [99.0]]])
+    theirs = torch.tensor([[[1.0], [3.0], [5.0], [99.0], [99.0]]])
+    words, mean = distill.averages(ours, batch, "")
+    assert words.tolist() == [[1.0], [3.0], [5.0]] and mean.tolist() == [[3.0]]
+    assert distill.averages(theirs, batch, "teacher_")[0].tolist() == words.tolist()
+
+
+def test_whitened_vectors_vary_alike_in_every_direction_that_is_not_noise():
+    torch.manual_seed(0)
+    vectors = torch.randn(5000, 3) * torch.tensor([10.0, 5.0, 4.0]) @ torch.linalg.qr(torch.randn(3, 3)).Q
+    variance = torch.cov((vectors @ distill.whitener(vectors)).T)
+    assert (variance - torch.diag(variance.diagonal())).abs().max() < 1e-3
+    assert variance.diagonal().min() > 0.5 and variance.diagonal().max() <= 1
+
+
+def test_a_student_that_is_its_teacher_misses_only_what_the_new_projection_misses(folder):
     teacher = pretrained.load_model(folder / "teacher")
-    keep = list(range(teacher.config.vocab_size))
-    same = distill.Imitation(distill.cut(teacher, keep, [0, 1, 2, 3]), teacher, keep)
-    batch = {"ids": torch.tensor([[3, 10, 20, 4], [3, 30, 4, 0]]), "mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()}
+    same = distill.Imitation(distill.cut(teacher, list(range(teacher.config.vocab_size)), [0, 1, 2, 3]), teacher)
+    ids, mask = torch.tensor([[3, 10, 20, 4], [3, 30, 4, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
+    word = torch.tensor([[0, 1, 2, 3], [4, 5, 6, -1]])
+    batch = {"words": 7, "ids": ids, "mask": mask, "word": word}
+    batch |= {"teacher_ids": ids, "teacher_mask": mask, "teacher_word": word}
+    same.measure([batch])
     total, units = same.loss(None, batch)
     assert units == 7
-    hidden = teacher.hidden(batch["ids"], batch["mask"])
-    mean = torch.stack([hidden[0].mean(0), hidden[1, :3].mean(0)])
-    guess = same.project(teacher.pooled(batch["ids"], batch["mask"]))
-    expected = ((1 - torch.cosine_similarity(guess, mean)) * torch.tensor([4, 3])).sum()
-    assert torch.allclose(total, expected, atol=1e-4)
+    expected = 0
+    pooled = same.project(teacher.pooled(ids, mask)).chunk(4, 1)
+    for guess, (_, mean), (_, white) in zip(pooled, same.targets(batch), same.white, strict=True):
+        expected += 7 * ((guess - mean) @ white).square().mean()
+    assert torch.allclose(total, expected, rtol=1e-4)
 
 
 def test_the_command_makes_a_student_that_transformers_reads_and_can_go_on_from_it(folder, monkeypatch, capsys):

@@ -149,10 +149,12 @@ def test_each_step_feeds_one_token_and_the_last_token_is_not_fed(monkeypatch, mo
 
 
 def test_nothing_is_fed_after_every_row_has_ended(monkeypatch, model):
-    eos = one_by_one(model, PROMPTS[1], 3)[2]
+    free = generate_ids(model, *padded(PROMPTS, "left"), max_new_tokens=20)
+    common = [(i, j, eos) for i in range(5) for j in range(i) for eos in set(free[i]) & set(free[j])]
+    i, j, eos = next((i, j, eos) for i, j, eos in common if free[i].index(eos) + 3 < free[j].index(eos) < 17)
     widths = fed(monkeypatch, model)
-    (found,) = generate_ids(model, torch.tensor([PROMPTS[1]]), max_new_tokens=20, eos=eos)
-    assert len(widths) == 1 + len(found) <= 3
+    rows = generate_ids(model, *padded([PROMPTS[i], PROMPTS[j]], "left"), max_new_tokens=20, eos=eos)
+    assert len(widths) == 1 + max(map(len, rows)) < 20
 
 
 # -- the end of the positions -----------------------------------------------------------------------------------------
@@ -313,20 +315,22 @@ def test_what_is_not_given_comes_from_the_generation_config(model):
     assert generate_ids(model, ids, max_new_tokens=9, seed=1) == as_said != free
     assert generate_ids(model, ids, max_new_tokens=9, temperature=0) == free
 
-    model.generation = {"do_sample": True}  # transformers then takes a temperature of 1 and the 50 likeliest
-    assert generate_ids(model, ids, max_new_tokens=9, seed=1) == generate_ids(
-        model, ids, max_new_tokens=9, seed=1, temperature=1.0, top_k=50, top_p=1.0
-    )
-    model.generation = {"temperature": 1.7, "top_k": 1}  # without do_sample: greedy, but sampling on demand obeys top_k
+    model.generation = {"temperature": 1.7}  # without do_sample: greedy
+    assert generate_ids(model, ids, max_new_tokens=9) == free
+    model.generation = {"temperature": 1.7, "top_k": 1}  # and sampling on demand obeys top_k
     assert generate_ids(model, ids, max_new_tokens=9) == free
     assert generate_ids(model, ids, max_new_tokens=9, temperature=1.0, seed=1) == free
     model.generation = {"do_sample": True, "temperature": None, "top_p": None, "eos_token_id": None, "top_k": 1}
     assert generate_ids(model, ids, max_new_tokens=9) == free
 
 
-def test_fifty_tokens_where_nobody_says_how_many():
-    model = gpt2.GPT2(gpt2.Config(vocab_size=9, n_positions=80, n_embd=8, n_layer=1, n_head=2))
-    assert [len(row) for row in generate_ids(model, torch.tensor([[1], [2]]))] == [50, 50]
+def test_fifty_tokens_where_nobody_says_how_many_and_among_fifty_where_it_says_only_do_sample():
+    model = gpt2.GPT2(gpt2.Config(vocab_size=200, n_positions=80, n_embd=8, n_layer=1, n_head=2))
+    ids = torch.tensor([[1], [2]])
+    assert [len(row) for row in generate_ids(model, ids)] == [50, 50]
+    model.generation = {"do_sample": True}  # as transformers has it
+    fifty, all_of_them = (generate_ids(model, ids, temperature=1.0, top_k=k, seed=1) for k in (50, 200))
+    assert generate_ids(model, ids, seed=1) == fifty != all_of_them
 
 
 def test_a_loaded_folder_brings_its_generation_config(model, tmp_path):

@@ -341,6 +341,18 @@ def test_bert_is_the_published_formula():
 
 
 @FAMILIES
+def test_a_fresh_model_starts_as_published(family):
+    torch.manual_seed(0)
+    for name, p in CLASS[family](config(family), LM[family]).named_parameters():
+        if p.ndim == 1:
+            norm = name.endswith("weight")
+            assert (p == (1 if norm else 0)).all(), name
+        else:  # what is added to GPT-2's residual stream, twice in each of three blocks, starts smaller
+            deviation = 0.02 / math.sqrt(6) if name.endswith("c_proj.weight") else 0.02
+            assert math.isclose(p.std(), deviation, rel_tol=0.3), name
+
+
+@FAMILIES
 def test_a_tied_embedding_learns_from_both_its_ends(family):
     model, ids = tiny(family, LM[family]), text(4)
     model(ids)[..., 39].sum().backward()
@@ -453,7 +465,7 @@ def plain_training(model, batches, lr, decay, warmup, clip):
 def test_twenty_steps_are_those_of_transformers_and_torch(family, clip, dtype, most, tmp_path):
     ours = tiny(family, "classify").to(dtype)
     ours.config.pad_token_id = 0  # transformers finds a row's last token by it
-    minift.save(ours, None, tmp_path / "start")
+    minift.save(ours, None, tmp_path / "start", dtype)
     their_class = {"gpt2": GPT2ForSequenceClassification, "bert": BertForSequenceClassification}[family]
     theirs = their_class.from_pretrained(tmp_path / "start", dtype=dtype)
 
@@ -464,7 +476,7 @@ def test_twenty_steps_are_those_of_transformers_and_torch(family, clip, dtype, m
 
     assert len(losses) == history.steps == 20 and losses[0] - losses[-1] > 0.1
     close(torch.tensor(history.losses), torch.tensor(losses), atol=1e-5)
-    minift.save(ours, None, tmp_path / "end")
+    minift.save(ours, None, tmp_path / "end", dtype)
     found = their_class.from_pretrained(tmp_path / "end", dtype=dtype).state_dict()
     for name, weight in theirs.state_dict().items():
         different = (found[name] - weight).abs() > most
@@ -527,8 +539,8 @@ def test_training_stops_before_a_step_that_is_not_finite(family, fault):
         summed, units = class_loss(model, batch)
         if not {7, 9} & set(batch["rows"]):
             return summed, units
-        if fault == "loss":
-            return summed * math.nan, units
+        if fault == "loss":  # which its slope does not show
+            return summed + math.nan, units
         if fault == "gradient":  # the root of 0: its slope is infinite
             return summed + (summed * 0).sqrt(), units
         return summed * 0, 0

@@ -256,6 +256,18 @@ def test_other_precisions_become_float32_and_are_saved_as_that(folder, family, d
 
 
 @FAMILIES
+def test_a_file_of_half_the_size_is_computed_with_in_float32_everywhere(folder, family, tmp_path):
+    made = folder(family, "classify")
+    minift.save(made.load(), None, tmp_path / "half", dtype=torch.float16)
+    stored = safetensors.load(tmp_path / "half" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    model = minift.load_model(tmp_path / "half")
+    assert same(model, {name: p.half().float() for name, p in made.original.items()})
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "half")
+    torch.testing.assert_close(theirs(IDS).logits, model(IDS), rtol=0, atol=1e-5)
+
+
+@FAMILIES
 @pytest.mark.parametrize("form", ["model.safetensors", "pytorch_model.bin"])
 def test_sharded_folders_load_like_whole_ones(folder, family, form):
     made = folder(family, "classify")
@@ -494,7 +506,7 @@ FAULTS = [
     ("gpt2", {"attn_pdrop": 1.5}, "attn_pdrop is 1.5, but must lie between 0 and 1"),
     ("gpt2", {"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', but must be of type bool"),
     ("gpt2", {"tie_word_embeddings": 1}, "tie_word_embeddings is 1, but must be of type bool"),
-    ("gpt2", {"n_head": 3}, "n_embd 8 cannot be shared among n_head 3 heads"),
+    ("gpt2", {"n_head": 3}, "n_embd 8 cannot be shared among 3 heads (n_head)"),
     ("gpt2", {"activation_function": "gelu_nwe"}, "activation_function 'gelu_nwe' is none of gelu_new"),
     ("gpt2", {"activation_function": "gelu_nwe"}, "did you mean 'gelu_new'?"),
     ("gpt2", {"vocab_size": 51}, "(50, 8) in the file, (51, 8) in the model"),

@@ -7,6 +7,7 @@ sentence. To add a tutorial, add its file and its answers to ANSWERS. Run me: py
 import codecs
 import functools
 import importlib.util
+import math
 import os
 import re
 import subprocess
@@ -33,6 +34,40 @@ def tutorial(file):
             patch.setenv(name, value)
         spec.loader.exec_module(module)
     return module
+
+
+# 01: what fine-tuning is
+
+
+def mean_loss(logits, target):
+    return (logits.logsumexp(-1) - logits[torch.arange(len(target)), target]).mean()
+
+
+def log_of_softmax(logits, target):
+    return -logits.softmax(-1)[torch.arange(len(target)), target].log().mean()
+
+
+def momentum_step(parameters, velocity, rate, forget=True):
+    with torch.no_grad():
+        for i, p in enumerate(parameters):
+            if p.grad is not None:
+                velocity[i] = 0.9 * velocity.get(i, torch.zeros_like(p)) + p.grad
+                p -= rate * velocity[i]
+                p.grad = None if forget else p.grad
+
+
+def gradient_kept(parameters, velocity, rate):
+    momentum_step(parameters, velocity, rate, forget=False)
+
+
+def luck(a, b):
+    return min(1.0, 2 * one_sided(a, b))
+
+
+def one_sided(a, b):
+    won = [sum(x and not y for x, y in zip(*pair, strict=True)) for pair in ((a, b), (b, a))]
+    n = sum(won)
+    return sum(math.comb(n, i) for i in range(max(won), n + 1)) / 2**n
 
 
 # 02: from text to ids and back
@@ -138,7 +173,51 @@ def not_transposed(weight, bias):
     return list(zip(weight.chunk(3, dim=1), bias.chunk(3), strict=True))
 
 
+# 05: classification in earnest
+
+
+def last_real(hidden, mask):
+    places = (mask * torch.arange(mask.shape[1])).argmax(1)
+    return hidden[torch.arange(len(hidden)), places]
+
+
+def by_length(hidden, mask):
+    return hidden[torch.arange(len(hidden)), mask.sum(1) - 1]
+
+
+def accumulate(model, batches, loss):
+    model.zero_grad()
+    total, units = 0.0, 0
+    for batch in batches:
+        summed, count = loss(model, batch)
+        summed.backward()
+        total, units = total + summed.item(), units + count
+    for p in model.parameters():
+        p.grad /= units
+    return total / units
+
+
+def mean_of_means(model, batches, loss):
+    return accumulate(model, batches, lambda *args: (loss(*args)[0] / loss(*args)[1], 1))
+
+
+def macro_f1(matrix):
+    true, guessed = matrix.sum(1), matrix.sum(0)
+    occurs = true + guessed > 0
+    return (2 * matrix.diagonal() / (true + guessed))[occurs].mean().item()
+
+
+def mean_recall(matrix):
+    true = matrix.sum(1)
+    return (matrix.diagonal() / true)[true > 0].mean().item()
+
+
 ANSWERS = {  # file: {exercise: (right, plausible wrong)}
+    "01_what_fine_tuning_is.py": {
+        "mean_loss": (mean_loss, log_of_softmax),
+        "momentum_step": (momentum_step, gradient_kept),
+        "luck": (luck, one_sided),
+    },
     "02_tokens.py": {
         "encode_word": (encode_word, from_the_left),
         "stream": (stream, each_alone),
@@ -153,6 +232,11 @@ ANSWERS = {  # file: {exercise: (right, plausible wrong)}
         "place": (place, by_shape),
         "from_bfloat16": (from_bfloat16, as_float16),
         "split_c_attn": (split_c_attn, not_transposed),
+    },
+    "05_classify.py": {
+        "last_real": (last_real, by_length),
+        "accumulate": (accumulate, mean_of_means),
+        "macro_f1": (macro_f1, mean_recall),
     },
 }
 EXERCISES = [(file, name) for file, answers in ANSWERS.items() for name in answers]

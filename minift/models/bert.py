@@ -60,7 +60,8 @@ class Config:
             )
         if self.hidden_act not in ACTIVATIONS:
             raise Error(
-                f"hidden_act '{self.hidden_act}' is none of {', '.join(ACTIVATIONS)}" + nearest(self.hidden_act, ACTIVATIONS)
+                f"hidden_act '{self.hidden_act}' is none of {', '.join(ACTIVATIONS)}"
+                + nearest(self.hidden_act, ACTIVATIONS)
             )
         if self.extra.get("is_decoder"):  # the same weights, which would mean something else
             raise Error("is_decoder is true: this BERT writes from left to right, and here BERT reads both ways")
@@ -151,8 +152,8 @@ class Predictions(nn.Module):
 
 
 class BERT(nn.Module):
-    """`kind` is what it ends in: "encoder", nothing but the pooler; "mlm", the vocabulary at every token; "pretraining",
-    that and the pooler's next-sentence score, `cls.seq_relationship`; "classify", a score a label."""
+    """`kind` is what it ends in: "encoder", nothing but the pooler; "mlm", the vocabulary at every token;
+    "pretraining", that and the pooler's next-sentence score, `cls.seq_relationship`; "classify", a score a label."""
 
     FAMILY = "bert"  # config.json's model_type
     ARCHITECTURES: ClassVar = {  # the name that config.json gives each kind; the first is the default
@@ -167,12 +168,9 @@ class BERT(nn.Module):
         C = config.hidden_size
         self.config, self.kind = config, kind
         self.recompute = False  # activation checkpointing: in training, less memory for a third more work
-        self.bert = nn.ModuleDict(
-            {
-                "embeddings": Embeddings(config),
-                "encoder": nn.ModuleDict({"layer": nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))}),
-            }
-        )
+        layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        encoder = nn.ModuleDict({"layer": layers})
+        self.bert = nn.ModuleDict({"embeddings": Embeddings(config), "encoder": encoder})
         if kind != "mlm":
             self.bert["pooler"] = nn.ModuleDict({"dense": nn.Linear(C, C)})
         if kind in ("mlm", "pretraining"):
@@ -216,7 +214,7 @@ class BERT(nn.Module):
     def hidden(self, ids, mask=None, segments=None):
         """ids (B, T), segments (B, T) of 0 and 1 (None: all 0) -> (B, T, C) without the head."""
         T = ids.shape[1]
-        if T > self.longest:
+        if self.longest < T:
             raise Error(f"{T} tokens, but the model has {self.longest} positions; shorten the text")
         if mask is None:
             visible, position = None, torch.arange(T, device=ids.device)
@@ -241,7 +239,8 @@ class BERT(nn.Module):
         return torch.tanh(self.bert.pooler.dense(hidden[torch.arange(len(ids), device=ids.device), first]))
 
     def head(self, hidden):
-        """(B, T, C) hidden -> logits (B, T, V) of a masked language model; (B, C) pooled -> (B, labels) of a classifier."""
+        """(B, T, C) hidden -> logits (B, T, V) of a masked language model;
+        (B, C) pooled -> logits (B, labels) of a classifier."""
         if self.kind == "classify":
             return self.classifier(self.dropout(hidden))
         weight, bias = self.unembedding
@@ -292,7 +291,8 @@ NEW = {"classify": (LABELLED, "bert.pooler."), "mlm": ("cls.",)}  # what may be 
 
 
 if __name__ == "__main__":
-    model = BERT(Config(vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    model = BERT(Config(vocab_size=100, **sizes))
     ids = torch.tensor([[1, 17, 42, 2]])
     print("hidden (B, T, C):", tuple(model.hidden(ids).shape), "pooled (B, C):", tuple(model.pooled(ids).shape))
     print("parameters:", sum(p.numel() for p in model.parameters()))

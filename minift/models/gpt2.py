@@ -57,7 +57,7 @@ class Config:
 
     def __post_init__(self):
         if self.n_embd % self.n_head:
-            raise Error(f"n_embd {self.n_embd} cannot be shared among n_head {self.n_head} heads: it must be a multiple")
+            raise Error(f"n_embd {self.n_embd} cannot be shared among {self.n_head} heads (n_head): make it a multiple")
         if self.activation_function not in ACTIVATIONS:
             raise Error(
                 f"activation_function '{self.activation_function}' is none of {', '.join(ACTIVATIONS)}"
@@ -124,7 +124,7 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """`kind` is what it ends in: "lm", the vocabulary (its weight is the embedding's), or "classify", a score a label."""
+    """`kind` is what it ends in: "lm", the vocabulary (its weight is the embedding's); "classify", a score a label."""
 
     FAMILY = "gpt2"  # config.json's model_type
     ARCHITECTURES: ClassVar = {  # the name that config.json gives each kind; the first is the default
@@ -187,7 +187,7 @@ class GPT2(nn.Module):
         `cache` is a dict, empty at first, that keeps each block's keys and values: feed only the new tokens, and a
         mask, if any, over the S cached ones and these."""
         T, S = ids.shape[1], cache[0][0].shape[2] if cache else 0
-        if S + T > self.longest:
+        if self.longest < S + T:
             raise Error(f"{S + T} tokens, but the model has {self.longest} positions; shorten the text")
         if mask is not None or (S and T > 1):
             visible = torch.ones(T, S + T, dtype=torch.bool, device=ids.device).tril(S)[None]  # never the future
@@ -265,4 +265,5 @@ if __name__ == "__main__":
     logits = model(ids)
     print("logits (B, T, V):", tuple(logits.shape))
     ids[0, 3] = 9
-    print("changing the last token changes the logits of token", (model(ids) != logits).any(-1).nonzero()[:, 1].tolist())
+    changed = (model(ids) != logits).any(-1)[0].nonzero()[:, 0]
+    print("changing the last token changes the logits of token", changed.tolist())

@@ -80,7 +80,9 @@ class Folder:
 
         `usual` says how the family spells pad, unk and so on where the folder does not say it.
         """
-        names = usual | {name: _content(self.config[f"{name}_token"]) for name in NAMES if self._names(name)}
+        said = {name: self.config.get(f"{name}_token") for name in NAMES}
+        said = {name: _content(token) for name, token in said.items() if token is not None}
+        names = usual | said
         extra = [self.config.get(f"{key}_special_tokens") or () for key in ("additional", "extra")]
         special = {*names.values(), *(_content(token) for tokens in extra for token in tokens)}
         ids = dict(vocab)
@@ -102,20 +104,17 @@ class Folder:
                 raise Error(f"{where}: {tokens[id]!r} and {token!r} have the same id {id}")
             tokens[id] = token
         for name, token in names.items():
-            if token not in ids and (name in required or self._names(name)):
+            if token not in ids and (name in required or name in said):
                 raise Error(f"{where}: no token {token!r}, which is the {name} token")
         return tokens, {ids[t] for t in special if t in ids}, [ids.get(names.get(name)) for name in NAMES]
-
-    def _names(self, name):
-        return self.config.get(f"{name}_token") is not None
 
     def _added(self):
         """(token, id, whether it is special) for each token that a file adds to the vocabulary."""
         try:
             for entry in self.json("tokenizer.json").get("added_tokens") or ():
-                yield entry["content"], entry["id"], bool(entry.get("special"))
+                yield str(entry["content"]), entry["id"], bool(entry.get("special"))
             for id, entry in self.part("tokenizer_config.json", "added_tokens_decoder").items():
-                yield entry["content"], int(id), bool(entry.get("special"))
+                yield str(entry["content"]), int(id), bool(entry.get("special"))
         except (TypeError, KeyError, ValueError, AttributeError):
             raise Error(f"{self.path}: an added token is not an object with content and id") from None
         for token, id in self.json("added_tokens.json").items():
@@ -124,7 +123,7 @@ class Folder:
 
 def _content(token):
     """A special token is written as "[PAD]" or as {"content": "[PAD]", …}."""
-    return token.get("content") if isinstance(token, dict) else token
+    return str(token.get("content") if isinstance(token, dict) else token)
 
 
 def write_files(files: dict[str, bytes], folder):
