@@ -29,7 +29,8 @@ def choose(model: nn.Module, tune: str) -> tuple[int, int]:
 def train_mode(model: nn.Module):
     """Training mode for what learns; what is frozen stays in eval mode, so that dropout does not blur its features."""
     model.eval()
+    head = getattr(model, "new", [])  # with its dropout
     for module in model.modules():
         own = [p.requires_grad for p in module.parameters()]
-        if own and all(own):
+        if module in head or (own and all(own)):
             module.train()

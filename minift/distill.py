@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -194,7 +193,8 @@ def main():
         student = cut(teacher, keep, [int(layer) for layer in args.layers.split(",")])
         out = Path(args.out)
         files.write_text(out / "vocab.txt", "".join(piece + "\n" for piece in words.tokens(keep)))
-        files.write_json(out / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512})
+        usual = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+        files.write_json(out / "tokenizer_config.json", usual)
         tokenizer = tokenizers.load(out)
 
     held, texts = texts[:500], texts[500:]
@@ -256,7 +256,8 @@ def main():
         student.config = trained
         return {"loss": sum(float(s) for s, _ in sums) / sum(n for _, n in sums)}
 
-    options = settings.make(settings.Finetune, {"lr": args.lr, "precision": args.precision, "warmup": 0.04, "schedule": "cosine"})
+    values = {"lr": args.lr, "precision": args.precision, "warmup": 0.04, "schedule": "cosine"}
+    options = settings.make(settings.Finetune, values)
     started = time.perf_counter()
     train.train(
         imitation,

@@ -50,14 +50,17 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     examples = {split: worker.examples(table) for split, table in tables.items()}
     learning, total = adapters.choose(model, options.tune)
     model.recompute = options.recompute
-    width = model.new[0].weight.shape[1]
+    width = model.new[-1].weight.shape[1]
     fresh_lr = options.lr or optim.usual_rate(width, "all")  # of the random baseline, all of which learns
     options.lr = options.lr or optim.usual_rate(width, options.tune)
 
     name = "yours" if "model" in memory else options.model
     say(f"model      {name}, {total:,} parameters, {learning:,} of them learn (--tune {options.tune})")
-    if drawn := model.report.new if hasattr(model, "report") else []:
+    report = getattr(model, "report", pretrained.Report())
+    if drawn := report.new:
         say(f"           drawn at random: {', '.join(drawn) if len(drawn) < 10 else f'{len(drawn)} tensors'}")
+    for note in report.notes:
+        say(f"           {note}")
     threads = f"{torch.get_num_threads()} threads"
     say(f"device     {options.device}, {options.precision}, {threads}; seed {options.seed}, rate {options.lr:g}")
     for split, table in tables.items():

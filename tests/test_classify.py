@@ -32,7 +32,7 @@ def loaded(folders):
     models = {name: minift.load_model(folder, "classify", ["x", "y", "z"]) for name, folder in folders.items()}
     for name, model in models.items():
         with torch.no_grad():
-            model.new[0].weight.normal_()  # a new head hardly says anything
+            model.new[-1].weight.normal_()  # a new head hardly says anything
         models[name] = model, minift.load_tokenizer(folders[name])
     return models
 

@@ -175,6 +175,9 @@ def test_a_reader_that_stops_early_is_no_error(here):
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 1
+    process = python("-m", "minift", "ls")  # so little that nothing is written before the end
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 1
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
@@ -229,7 +232,7 @@ MISTAKES = {  # what: (its files, the command, parts of the message); all end wi
         "finetune classify --model random:bert-nanno --out out --train rows.tsv",
         ["bert-nanno", "did you mean 'bert-nano'?"],
     ),
-    "the home of nobody": ({}, "check ~nobody/bert", ["~nobody/bert: neither", "nor a folder"]),
+    "the home of nobody": ({}, "check ~nosuchuser/bert", ["~nosuchuser/bert: neither", "nor a folder"]),
     "a file as model": ({}, "predict rows.tsv text", ["rows.tsv: a model is a folder", "config.json"]),
     "a folder that is no model": ({"no/a.txt": "x"}, "check no", ["no: no config.json", "a.txt"]),
     "a model without the head": (

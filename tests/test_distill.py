@@ -126,7 +126,8 @@ def test_the_command_makes_a_student_that_transformers_reads_and_can_go_on_from_
     assert torch.allclose(theirs(ids).last_hidden_state, student.hidden(ids), atol=1e-5)
     assert transformers.AutoTokenizer.from_pretrained(out)("The cat sat.")["input_ids"] == ids[0].tolist()
 
-    monkeypatch.setattr(sys, "argv", [*fixed, "--batch-tokens", "400", "--student", str(out), "--out", str(folder / "more")])
+    again = ["--batch-tokens", "400", "--student", str(out), "--out", str(folder / "more")]
+    monkeypatch.setattr(sys, "argv", [*fixed, *again])
     distill.main()
     further = [eval(line)["valid"]["loss"] for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert further[0] < losses[0]

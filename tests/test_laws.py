@@ -516,6 +516,10 @@ def test_dropout_does_not_blur_what_is_frozen(family):
     assert torch.equal(model.pooled(text(6)), model.pooled(text(6)))
     if family == "bert":  # whose head has a dropout
         assert not torch.equal(model(text(6)), model(text(6)))
+    adapters.choose(model, "last:1")
+    adapters.train_mode(model)
+    frozen = [model.transformer.drop] if family == "gpt2" else [model.bert.embeddings]
+    assert not any(module.training for module in [*frozen, *model.blocks[:-1]]) and model.blocks[-1].training
     adapters.choose(model, "all")
     adapters.train_mode(model)
     assert not torch.equal(model.pooled(text(6)), model.pooled(text(6)))

@@ -276,6 +276,8 @@ def test_tune_says_how_many_parameters_learn(bert, tmp_path):
         assert sum(run.model.get_parameter(name).numel() for name in frozen) == total - count
         same = [name for name, p in run.model.named_parameters() if torch.equal(p, model.get_parameter(name))]
         assert same == frozen
+        open_layers = [i for i in (0, 1) if f"bert.encoder.layer.{i}.output.dense.weight" not in frozen]
+        assert open_layers == {"head": [], "last:1": [1]}.get(tune, [0, 1])
 
 
 def test_without_valid_a_seeded_tenth_is_held_out_and_said(bert, tmp_path, monkeypatch):
@@ -453,6 +455,7 @@ def test_an_occupied_folder_is_refused_and_left_as_it_is(bert, tmp_path):
         ({"tune": "lora"}, ["--tune lora", "head"]),
         ({"epoch": 3}, ["'epoch'", "did you mean 'epochs'"]),
         ({"epochs": 1.5}, ["epochs = 1.5", "whole number"]),
+        ({"epochs": True}, ["epochs = True", "whole number"]),
         ({"regression": 1}, ["regression = 1", "true or false"]),
         ({"lr": "3e-5"}, ["lr = '3e-5'", "a number"]),
         ({"lr": float("inf")}, ["--lr inf"]),

@@ -214,7 +214,7 @@ MISTAKES = {  # the file, the laws that break; what it says, what a learner writ
     "dropout in evaluation in BERT": (BERT, (DROPOUT,),
         "=self.dropout if self.training else 0.0", "=self.dropout"),
     "dropout in what is frozen": ("adapters", (DROPOUT,),
-        "module.eval()", "pass"),
+        "model.eval()", "model.train()"),
     "no eval() after training": ("train", (DROPOUT,),
         "    model.eval()\n    return history", "    return history"),
     "transposes forgotten on save": ("pretrained", (SAVED,),

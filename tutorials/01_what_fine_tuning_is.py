@@ -10,8 +10,8 @@
 # that only counts words, and one that has the model's shape but has never read anything. We write
 # the training loop ourselves, then look at what changed: predictions, weights, neighbours.
 #
-# Run it cell by cell, or whole: `python tutorials/01_what_fine_tuning_is.py`, about a minute on two
-# cores, no network. A cell that takes longer than two seconds says so.
+# Run it cell by cell, or whole: `python tutorials/01_what_fine_tuning_is.py`, about half a minute,
+# no network. A cell that takes longer than a second says so.
 
 # %%
 import math
@@ -162,8 +162,9 @@ for name, encoder in {"pre-trained": reader, "blank": blank}.items():
 # %% [markdown]
 # ## 4. Nearest reviews, before any training
 #
-# Now the same with reviews: which of the 256 is nearest to an unseen one? The cell prints it for
-# three of them. About two seconds.
+# To the blank model all texts look much alike; the pre-trained one tells them apart. Now the same
+# with reviews: which of the 256 is nearest to an unseen one? The cell prints it for three of them.
+# About two seconds.
 
 
 # %%
@@ -197,8 +198,8 @@ for name, (subject, verdict) in shared.items():
 
 # %% [markdown]
 # This is the state in which you get a pre-trained model. It knows something of what a text is
-# *about*; that *your* question is the verdict, it cannot know. (Random weights do better than
-# chance, too: texts that share words still get vectors that are a little nearer.)
+# *about*; that *your* question is the verdict, it cannot know. (The blank one may beat chance, too:
+# texts that share words still get vectors a little nearer to each other.)
 #
 # ## 5. A new head
 #
@@ -295,7 +296,7 @@ print(len(plan), "epochs of", len(plan[0]), "steps; the first batch is the rows"
 
 # %% [markdown]
 # Let the pre-trained model learn, then a blank twin, by the same loop on the same batches. The cell
-# prints the share of unseen reviews that each then gets right. About 30 seconds.
+# prints the share of unseen reviews that each then gets right. About 20 seconds.
 
 # %%
 torch.manual_seed(0)
@@ -407,7 +408,7 @@ for name, (subject, verdict) in shared.items():
 # losses and how many there are. (Why not their mean? Tutorial 05, section 3.)
 #
 # If we switch off what it adds (below), it must do what ours does. The cell trains a fresh copy for
-# a few steps by each, with the same random numbers for the dropout, and prints the losses. About 3
+# a few steps by each, with the same random numbers for the dropout, and prints the losses. About two
 # seconds.
 
 

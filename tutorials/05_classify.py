@@ -6,8 +6,8 @@
 # high looks like, and how to find out what a model cannot do. At the end it lies in a folder, which
 # other libraries read too.
 #
-# Run it cell by cell, or whole: `python tutorials/05_classify.py`, about 75 seconds on two cores,
-# no network. A cell that takes longer than two seconds says so.
+# Run it cell by cell, or whole: `python tutorials/05_classify.py`, about a minute, no network. A
+# cell that takes longer than a second says so.
 
 # %%
 import importlib.util
@@ -161,7 +161,7 @@ for tune in ("head", "last:1", "all"):
 #
 # We measure. `minift.finetune` is the whole of tutorial 01 in one call: it trains on the rows,
 # takes the epoch that does best on the validation rows, and asks about the test rows before and
-# after. First everything learns, and we let it report. About 30 seconds. The lines to look at:
+# after. First everything learns, and we let it report. About 20 seconds. The lines to look at:
 # *before*, *after*, and the *baseline* of a bag of words, the one to beat.
 
 # %%
@@ -182,7 +182,7 @@ runs = {"all": finetune("all", say=print)}
 
 # %% [markdown]
 # Then the head alone, and the last block, on the same rows. Each takes its usual rate: a head alone
-# can be driven much faster, since it has no knowledge to lose. About 25 seconds.
+# can be driven much faster, since it has no knowledge to lose. About 20 seconds.
 
 # %%
 runs |= {tune: finetune(tune) for tune in ("head", "last:1")}
@@ -205,7 +205,7 @@ print(f"{'bag of words':39} {bag:.3f}")
 # The commonest failure of fine-tuning has an odd symptom: the model gives one and the same class
 # for every text. A few steps that are too long carry the weights so far that nothing of the reading
 # is left, and all texts get the same vector; from there the best guess is the commoner label. The
-# cell does it on purpose, with 50 times the usual rate. About 8 seconds.
+# cell does it on purpose, with 50 times the usual rate. About 4 seconds.
 
 # %%
 usual = optim.usual_rate(model.config.hidden_size, "all")
@@ -246,7 +246,7 @@ for name, run in {"spoilt": spoilt, "good": runs["all"]}.items():
 # One accuracy for all rows hides that some are harder. The reviews know how they were written:
 # `plain`, by `negation`, `mixed` (praise and blame, one prevails), `implied` (facts only, no
 # judging word), `irony`. The cell prints, for each style, how many rows there are and the share
-# that the bag of words and the fine-tuned model get right.
+# that the bag of words and the fine-tuned model get right. About two seconds.
 
 # %%
 run = runs["all"]
@@ -452,11 +452,11 @@ def check_accumulate(answer):
 try_(2, check_accumulate, accumulate)
 
 # %% [markdown]
-# **Exercise 3: macro F1.** Accuracy flatters a model that ignores a rare class. F1 of a class is 2 ×
-# right / (true + predicted): how often it was rightly given, against how often it is true and how
-# often it was given. The macro F1 is the mean over the classes. Given a confusion matrix (n, n) as a
-# tensor, row = truth, column = prediction, return it as a number. A class that occurs neither in
-# truth nor in prediction does not count.
+# **Exercise 3: macro F1.** Accuracy flatters a model that ignores a rare class. F1 of a class is 2
+# times right / (true + predicted): how often it was rightly given, against how often it is true and
+# how often it was given. The macro F1 is the mean over the classes. Given a confusion matrix (n, n)
+# as a tensor, row = truth, column = prediction, return it as a number. A class that occurs neither
+# in truth nor in prediction does not count.
 #
 # Hint: `diagonal`, `sum(0)`, `sum(1)`. It is not the mean of the classes' recalls: that would not
 # care how often a class is given *wrongly*.

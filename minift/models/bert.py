@@ -209,7 +209,7 @@ class BERT(nn.Module):
     @property
     def new(self):
         """The head that fine-tuning adds: `--tune head` trains nothing else."""
-        return [self.classifier] if self.kind == "classify" else []
+        return [self.dropout, self.classifier] if self.kind == "classify" else []
 
     def hidden(self, ids, mask=None, segments=None):
         """ids (B, T), segments (B, T) of 0 and 1 (None: all 0) -> (B, T, C) without the head."""
