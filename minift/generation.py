@@ -1,6 +1,6 @@
 """Continue a text: greedily, or by sampling with temperature, top-k and top-p.
 
-    B rows, T tokens of the longest prompt, V vocabulary
+B rows, T tokens of the longest prompt, V vocabulary
 """
 
 import torch

@@ -59,6 +59,4 @@ def confusion_text(matrix, names) -> str:
     lines = [["truth \\ predicted", *map(str, names)]]
     lines += [[str(name), *map(str, row)] for name, row in zip(names, np.asarray(matrix), strict=True)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]) for cells in lines
-    )
+    return "\n".join("  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]) for cells in lines)

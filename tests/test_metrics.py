@@ -56,9 +56,7 @@ def test_regression_equals_scipy_with_ties(pairs):
             "pearson": stats.pearsonr(predicted, target).statistic,
             "mse": sklearn_metrics.mean_squared_error(target, predicted),
         }
-    assert ours == pytest.approx(
-        {k: 0.0 if math.isnan(v) else v for k, v in theirs.items()}, rel=1e-12, abs=1e-12
-    )
+    assert ours == pytest.approx({k: 0.0 if math.isnan(v) else v for k, v in theirs.items()}, rel=1e-12, abs=1e-12)
 
 
 def test_a_correlation_with_a_constant_is_zero_even_where_its_mean_is_rounded():

@@ -17,10 +17,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def drawn(series, title="title", **axes):
     """The picture as (its tree, polylines as lists of points, circles as points, texts)."""
     tree = ElementTree.fromstring(curves(series, title, **axes))
-    lines = [
-        [tuple(map(float, p.split(","))) for p in e.get("points").split()]
-        for e in tree.iter(f"{SVG}polyline")
-    ]
+    lines = [[tuple(map(float, p.split(","))) for p in e.get("points").split()] for e in tree.iter(f"{SVG}polyline")]
     circles = [(float(e.get("cx")), float(e.get("cy"))) for e in tree.iter(f"{SVG}circle")]
     return tree, lines, circles, [e.text for e in tree.iter(f"{SVG}text")]
 

@@ -64,7 +64,7 @@ def refused(path, content=None) -> str:
 
 
 def test_a_saved_file_is_the_references_byte_for_byte(tmp_path):
-    tensors = state() | {"größe\n\x1f\x7f\u2028🙂\"\\": torch.ones(3), "a": torch.ones(1), "Z": torch.ones(1)}
+    tensors = state() | {'größe\n\x1f\x7f\u2028🙂"\\': torch.ones(3), "a": torch.ones(1), "Z": torch.ones(1)}
     shuffled = dict(random.Random(0).sample(sorted(tensors.items()), len(tensors)))
     save(tmp_path / "ours", shuffled)
     reference.torch.save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
@@ -171,7 +171,6 @@ print(loaded - before, memory("VmHWM") - before)
 
 
 # ---- what is wrong is named: the file, the place, the way out (numbers: FAULTS.md, Weights)
-
 
 
 def w(**fields) -> bytes:
