@@ -8,10 +8,10 @@ from torch import nn
 SCHEDULES = ("linear", "cosine", "constant")
 
 
-def usual_rate(width: int, tune: str) -> float:
-    """A peak rate to start from: 5e-5 for a base model of 768 channels (BERT, appendix A.3), more for narrower ones,
-    and much more where only a head learns, which has no knowledge to lose."""
-    return 5e-3 if tune == "head" else round(5e-5 * (768 / width) ** 2, 6)
+def usual_rate(width: int, depth: int, tune: str) -> float:
+    """A peak rate to start from: 5e-5 for a base model of 768 channels and 12 blocks (BERT, appendix A.3), more for
+    smaller ones, and much more where only a head learns, which has no knowledge to lose."""
+    return 5e-3 if tune == "head" else round(5e-5 * (768 * 12) / (width * depth), 6)
 
 
 def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:

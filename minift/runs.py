@@ -50,9 +50,9 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     examples = {split: worker.examples(table) for split, table in tables.items()}
     learning, total = adapters.choose(model, options.tune)
     model.recompute = options.recompute
-    width = model.new[-1].weight.shape[1]
-    fresh_lr = options.lr or optim.usual_rate(width, "all")  # of the random baseline, all of which learns
-    options.lr = options.lr or optim.usual_rate(width, options.tune)
+    size = model.new[-1].weight.shape[1], len(model.blocks)
+    fresh_lr = options.lr or optim.usual_rate(*size, "all")  # of the random baseline, all of which learns
+    options.lr = options.lr or optim.usual_rate(*size, options.tune)
 
     name = "yours" if "model" in memory else options.model
     say(f"model      {name}, {total:,} parameters, {learning:,} of them learn (--tune {options.tune})")

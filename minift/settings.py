@@ -27,7 +27,7 @@ class Finetune:
     out: str | None = option(None, "the run's folder (none: runs/TASK-N)", metavar="DIR")
     epochs: int = option(3, "times through the training rows", metavar="N")
     max_steps: int | None = option(None, "stop after so many steps instead", metavar="N")
-    lr: float | None = option(None, "peak learning rate (none: by the model's width, optim.usual_rate)", metavar="X")
+    lr: float | None = option(None, "peak learning rate (none: by the model's size, optim.usual_rate)", metavar="X")
     batch_size: int = option(32, "rows a step", metavar="N")
     batch_tokens: int | None = option(None, "padded tokens a batch, instead of rows", metavar="N")
     accumulate: int = option(1, "batches a step", metavar="N")

@@ -351,7 +351,7 @@ def test_the_random_baseline_learns_with_all_its_parameters_at_a_rate_for_all(be
     rows = tiny.rows(12)
     run, _ = finetune(model=bert, out=tmp_path / "a", train=rows, valid=rows, test=rows, baselines=True, tune="head")
     total = run.train["parameters"]
-    assert seen == [(runs.optim.usual_rate(16, "head"), 34), (runs.optim.usual_rate(16, "all"), total)]
+    assert seen == [(runs.optim.usual_rate(16, 2, "head"), 34), (runs.optim.usual_rate(16, 2, "all"), total)]
 
 
 def test_the_run_has_a_folder_of_its_own_if_none_is_named(bert, tmp_path, monkeypatch):

@@ -208,7 +208,7 @@ print(f"{'bag of words':39} {bag:.3f}")
 # cell does it on purpose, with 50 times the usual rate. About 4 seconds.
 
 # %%
-usual = optim.usual_rate(model.config.hidden_size, "all")
+usual = optim.usual_rate(model.config.hidden_size, len(model.blocks), "all")
 few = {"train": known[:128], "epochs": 1 if QUICK else 2, "valid": check[:48], "test": unseen[:100]}
 spoilt = finetune("all", lr=50 * usual, **few)
 print({name: round(value, 3) for name, value in spoilt.metrics["test"].items()})
