@@ -3,8 +3,8 @@ plain text. This is how data/models/bert-nano was made; no labels are needed.
 
     python -m minift.distill --teacher path/to/all-MiniLM-L6-v2 --text books/*.txt --out runs/nano
 
-The student learns, for every token, the teacher's hidden states (Romero et al. 2015, FitNets; Jiao et al. 2020,
-TinyBERT, section 3.1: each of its layers imitates one a fixed distance further down in the teacher), and for every
+The student learns, for every word (it may spell it otherwise), the teacher's hidden states (Romero et al. 2015,
+FitNets; Jiao et al. 2020, TinyBERT, section 3.1: layer for layer, the teacher's being evenly spaced), and for every
 passage the teacher's mean states, in its own mean and in its pooler, so that a classifier that starts from the pooler
 finds the meaning of the whole text there; all of it whitened, so that every direction counts.
 
@@ -51,8 +51,9 @@ def passages(paths: list[str], seed: int) -> list[str]:
 
 def vocabulary(tokenizer, texts: list[str], size: int) -> list[int]:
     """The teacher's ids that the student keeps, ascending: the special tokens, every ASCII character, and then the most
-    frequent. A piece's frequency is its share of `texts` plus what Zipf's law gives its place in the teacher's list,
-    which is sorted by frequency in the teacher's own pre-training text (its words begin at "the")."""
+    frequent. A piece's frequency is its share of `texts` plus twice what Zipf's law (in Mandelbrot's form, the rank
+    moved by 2.7) gives its place in the teacher's list, which is sorted by frequency in the teacher's own pre-training
+    text (its words begin at "the"): a modern word that old books lack is kept too."""
     pieces = tokenizer.tokens(range(tokenizer.vocab_size))
     counts = torch.zeros(tokenizer.vocab_size, dtype=torch.float64)
     for text in texts:
@@ -103,7 +104,8 @@ def states(model: BERT, ids, mask) -> list[torch.Tensor]:
 def whitener(vectors: torch.Tensor) -> torch.Tensor:
     """(N, C) -> (C, C): multiplied by it, the vectors vary by about 1 in every direction. Without it a student spends
     itself on the few directions in which the teacher varies most, such as the topic, and loses finer ones, such as
-    whether a text praises or complains. The smallest directions, mostly noise, are held down."""
+    whether a text praises or complains. The smallest directions, mostly noise, are held down: a fifth of the mean
+    variance is added to each."""
     variance, axes = torch.linalg.eigh(torch.cov(vectors.double().T))
     return (axes / (variance + 0.2 * variance.mean()).sqrt()).float()
 

@@ -5,8 +5,6 @@ import math
 import torch
 from torch import nn
 
-SCHEDULES = ("linear", "cosine", "constant")
-
 
 def usual_rate(width: int, depth: int, tune: str) -> float:
     """A peak rate to start from: 5e-5 for a base model of 768 channels and 12 blocks (BERT, appendix A.3), more for

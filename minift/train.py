@@ -125,7 +125,8 @@ def diverged(step, mean, norm, units, places) -> str:
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a plain line about every ten seconds. Loss and speed are those of the step."""
+    """A bar on a terminal; elsewhere a plain line about every ten seconds. The loss is the step's, the speed the mean
+    of all steps so far."""
 
     def __init__(self, steps: int):
         self.steps, self.terminal, self.said, self.started = steps, sys.stderr.isatty(), time.perf_counter(), None
