@@ -110,6 +110,24 @@ def test_a_student_that_is_its_teacher_misses_only_what_the_new_projection_misse
     assert torch.allclose(total, expected, rtol=1e-4)
 
 
+def test_each_layer_and_the_pooler_are_measured_against_the_teachers_evenly_spaced_layers(folder):
+    teacher = pretrained.load_model(folder / "teacher")  # of four layers: two imitate its second and its fourth
+    student = distill.cut(teacher, list(range(teacher.config.vocab_size)), [0, 3])
+    imitation = distill.Imitation(student, teacher)
+    ids, mask, word = torch.tensor([[3, 10, 20, 4]]), torch.ones(1, 4, dtype=torch.bool), torch.arange(4)[None]
+    batch = {"words": 4, "ids": ids, "mask": mask, "word": word}
+    batch |= {"teacher_ids": ids, "teacher_mask": mask, "teacher_word": word}
+    imitation.white = [[torch.eye(16)] * 2] * 2
+    theirs, ours = distill.states(teacher, ids, mask), distill.states(student, ids, mask)
+    guesses = imitation.project(student.pooled(ids, mask)).chunk(2, 1)
+    expected = 0
+    for state, said, guess in zip((theirs[1], theirs[3]), ours, guesses, strict=True):
+        expected += (said - state).square().mean() + (said.mean(1) - state.mean(1)).square().mean()
+        expected += (guess - state.mean(1)).square().mean()
+    total, units = imitation.loss(None, batch)
+    assert torch.allclose(total, expected * units, rtol=1e-4)
+
+
 def test_the_command_makes_a_student_that_transformers_reads_and_can_go_on_from_it(folder, monkeypatch, capsys):
     transformers = pytest.importorskip("transformers")
     teacher, text, out = str(folder / "teacher"), str(folder / "text.txt"), folder / "student"
