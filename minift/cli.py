@@ -80,6 +80,11 @@ def add_flags(parser, cls):
         parser.add_argument("--" + f.name.replace("_", "-"), dest=f.name, default=argparse.SUPPRESS, help=text, **more)
 
 
+def complain(line: str):
+    """Beside what a program may read from standard output."""
+    print(line.strip(), file=sys.stderr, flush=True)
+
+
 def given(args, cls) -> dict:
     return {f.name: getattr(args, f.name) for f in fields(cls) if hasattr(args, f.name)}
 
@@ -114,7 +119,7 @@ def predict(commands):
         from . import data, files, runs
 
         rows = data.read(args.input).rows if args.input else [{"text": args.text}]
-        predictions = runs.predict(args.model, args.input or rows)
+        predictions = runs.predict(args.model, args.input or rows, say=complain)
         found = [row | prediction for row, prediction in zip(rows, predictions, strict=True)]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
         if args.output:
@@ -142,7 +147,7 @@ def evaluate(commands):
     def run(args):
         from . import runs
 
-        print(json.dumps(runs.evaluate(args.model, args.data, args.task), indent=2))
+        print(json.dumps(runs.evaluate(args.model, args.data, args.task, say=complain), indent=2))
 
     parser = command(
         commands,

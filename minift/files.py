@@ -44,6 +44,14 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def append_text(path, text: str):
+    try:
+        with open(path, "a", encoding="utf-8") as f:
+            f.write(text)
+    except OSError as e:
+        raise Error(f"{path}: writing failed ({e.strerror}); make room, or choose another folder", code=1) from None
+
+
 def read_bytes(path) -> bytes:
     try:
         return Path(path).read_bytes()

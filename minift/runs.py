@@ -65,8 +65,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     say(f"device     {options.device}, {options.precision}, {threads}; seed {options.seed}, rate {options.lr:g}")
     for split, table in tables.items():
         say(f"{split:10} {len(table.rows):,} rows of {origin[split]}: {worker.describe(examples[split])}")
-    if worker.truncated:
-        say(f"           {worker.truncated:,} texts were longer than {limit} tokens and are cut")
+    say_cut(worker, say)
 
     metrics, compared = {}, {}
     if "test" in tables:
@@ -103,23 +102,25 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     return run
 
 
-def predict(model, rows, max_batch: int = 64) -> list[dict]:
+def predict(model, rows, max_batch: int = 64, say=lambda line: None) -> list[dict]:
     """A prediction for each text or row (see `data.read`): {"prediction", "scores"}, in order.
 
-    `model` is a folder, an embedded name or (module, tokenizer), fine-tuned for a task."""
+    `model` is a folder, an embedded name or (module, tokenizer), fine-tuned for a task. `say` hears of texts cut."""
     if isinstance(rows, str) and Path(rows).suffix.lower() not in data.PARSERS:
         raise Error(f"'{data.short(rows)}' is the name of no data file; if it is a text, give it in a list: [text]")
     worker, model = ready(model)
     examples = worker.examples(data.read(rows), labelled=False)
+    say_cut(worker, say)
     return worker.predictions(logits_of(worker, model, examples, max_batch))
 
 
-def evaluate(model, rows, task: str | None = None) -> dict[str, float]:
-    """The task's metrics of a fine-tuned model (as for `predict`) on labelled rows."""
+def evaluate(model, rows, task: str | None = None, say=lambda line: None) -> dict[str, float]:
+    """The task's metrics of a fine-tuned model (as for `predict`) on labelled rows. `say` hears of texts cut."""
     worker, model = ready(model)
     if task not in (None, worker.name):
         raise Error(f"--task {task}: this model was fine-tuned for {worker.name}")
     examples = worker.examples(data.read(rows))
+    say_cut(worker, say)
     logits = logits_of(worker, model, examples, 64)
     return worker.metrics(logits, [example["target"] for example in examples])
 
@@ -201,8 +202,7 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
 
     def record(entry):
         if log:
-            with open(log, "a", encoding="utf-8") as f:
-                f.write(json.dumps(entry) + "\n")
+            files.append_text(log, json.dumps(entry) + "\n")
 
     try:
         return train.train(
@@ -306,6 +306,11 @@ def ready(model):
     regression = module.config.extra.get("problem_type") == "regression"
     limit = module.config.extra.get("minift", {}).get("max_length") or module.longest
     return TASKS[module.kind](tokenizer, module.config.labels, regression, limit), module
+
+
+def say_cut(worker, say):
+    if worker.truncated:
+        say(f"           {worker.truncated:,} texts were longer than {worker.max_length} tokens and are cut")
 
 
 def shown(metrics: dict) -> str:

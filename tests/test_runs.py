@@ -3,6 +3,7 @@ Run me: pytest tests/test_runs.py"""
 
 import hashlib
 import json
+import os
 import tomllib
 from dataclasses import fields
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ import tiny
 import torch
 
 import minift
-from minift import hub, pretrained, runs, safetensors
+from minift import files, hub, pretrained, runs, safetensors
 from minift.cli import main
 from minift.settings import Finetune
 from minift.tasks.classify import Classify
@@ -324,7 +325,23 @@ def test_cut_texts_are_counted(bert, tmp_path):
     long = {"text": "never " * 100, "label": "bad"}
     _, lines = finetune(model=bert, train=[*tiny.rows(10), long], valid=[long], out=tmp_path / "b", max_length=1000)
     assert "2 texts were longer than 48 tokens and are cut" in lines  # the model has no more positions
-    assert minift.predict(tmp_path / "b", [long["text"]])
+    said = []
+    assert minift.predict(tmp_path / "b", [long["text"]], say=said.append)
+    assert minift.evaluate(tmp_path / "b", [long, *tiny.rows(2)], say=said.append)
+    assert [line.strip() for line in said] == ["1 texts were longer than 48 tokens and are cut"] * 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
+def test_a_disk_that_fills_up_in_the_middle_of_a_training_is_one_clear_error(bert, tmp_path, monkeypatch):
+    append = files.append_text
+    monkeypatch.setattr(files, "append_text", lambda path, text: append("/dev/full", text))
+    refused(
+        "/dev/full: writing failed (No space left on device)",
+        code=1,
+        train=tiny.rows(12),
+        out=tmp_path / "a",
+        model=bert,
+    )
 
 
 def test_baselines_adds_the_same_model_from_random_weights(bert, tmp_path):
