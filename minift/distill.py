@@ -72,23 +72,46 @@ def vocabulary(tokenizer, texts: list[str], size: int) -> list[int]:
     return score.topk(min(size, len(pieces))).indices.sort().values.tolist()
 
 
-def cut(teacher: BERT, keep: list[int], layers: list[int]) -> BERT:
-    """The student before training: the kept rows of the embedding, the kept layers, all the rest as it is; no dropout,
-    since its target is exact."""
+def cut(teacher: BERT, keep: list[int], layers: list[int], mlp: list[torch.Tensor] | None = None) -> BERT:
+    """The student before training: the kept rows of the embedding, the kept layers, of each one's MLP the neurons `mlp`
+    (None: all), all the rest as it is; no dropout, since its target is exact."""
     config = replace(
         teacher.config,
         vocab_size=len(keep),
         num_hidden_layers=len(layers),
+        intermediate_size=len(mlp[0]) if mlp else teacher.config.intermediate_size,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    student, source = BERT(config), teacher.state_dict()
+    student, source, neurons = BERT(config), teacher.state_dict(), mlp or [slice(None)] * len(layers)
     state = {}
     for name in student.state_dict():
-        old = re.sub(r"\.layer\.(\d+)\.", lambda m: f".layer.{layers[int(m[1])]}.", name)
-        state[name] = source[old][keep] if "word_embeddings" in name else source[old]
+        layer = re.search(r"\.layer\.(\d+)\.", name)
+        j = int(layer[1]) if layer else None
+        state[name] = source[name.replace(layer[0], f".layer.{layers[j]}.") if layer else name]
+        if "word_embeddings" in name:
+            state[name] = state[name][keep]
+        elif ".intermediate." in name:  # (F, C) or (F,)
+            state[name] = state[name][neurons[j]]
+        elif name.endswith(f"{j}.output.dense.weight"):  # (C, F)
+            state[name] = state[name][:, neurons[j]]
     student.load_state_dict(state)
     return student
+
+
+@torch.no_grad()
+def busiest(teacher: BERT, layers: list[int], ids, mask, size: int) -> list[torch.Tensor]:
+    """For each of the layers the `size` neurons of its MLP that add most to the stream in these texts: by the mean size
+    of the activation, times the length of the vector that it scales."""
+    found, hooks = [], []
+    for layer in layers:
+        dense = teacher.blocks[layer].output.dense
+        hook = lambda dense, args: found.append(args[0][mask].abs().mean(0) * dense.weight.norm(dim=0))  # (F,)
+        hooks.append(dense.register_forward_pre_hook(hook))
+    teacher.hidden(ids, mask)
+    for hook in hooks:
+        hook.remove()
+    return [weight.topk(min(size, len(weight))).indices.sort().values for weight in found]
 
 
 def states(model: BERT, ids, mask) -> list[torch.Tensor]:
@@ -174,8 +197,9 @@ def main():
     parser.add_argument("--text", required=True, nargs="+", help=".txt files, or .tsv files whose first column is text")
     parser.add_argument("--out", required=True, help="the student's folder")
     parser.add_argument("--student", help="go on from this student instead of cutting the teacher")
-    parser.add_argument("--vocab", type=int, default=8192)
+    parser.add_argument("--vocab", type=int, default=12288, help="word pieces to keep (default 12288)")
     parser.add_argument("--layers", default="0,5", help="the teacher's layers to begin with (default 0,5)")
+    parser.add_argument("--mlp", type=int, default=768, help="neurons of each layer's MLP to keep (default 768)")
     parser.add_argument("--tokens", type=float, default=20e6, help="how many to train on (default 20e6)")
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--lr", type=float, default=8e-4)
@@ -192,7 +216,9 @@ def main():
         student = cut(student, list(range(tokenizer.vocab_size)), list(range(len(student.blocks))))  # without dropout
     else:
         keep = vocabulary(words, texts, args.vocab)
-        student = cut(teacher, keep, [int(layer) for layer in args.layers.split(",")])
+        layers = [int(layer) for layer in args.layers.split(",")]
+        sample = data.pad([words.encode(text) for text in texts[:256]], words.pad)
+        student = cut(teacher, keep, layers, busiest(teacher, layers, *sample, args.mlp))
         out = Path(args.out)
         files.write_text(out / "vocab.txt", "".join(piece + "\n" for piece in words.tokens(keep)))
         usual = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}

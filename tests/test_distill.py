@@ -67,6 +67,24 @@ def test_the_cut_student_has_the_kept_rows_and_layers_of_its_teacher(folder):
             assert torch.equal(a, b)
 
 
+def test_the_neurons_that_are_kept_are_those_that_say_most(folder):
+    """Silence all but three neurons of an MLP: these three are kept, and the cut student says the same."""
+    teacher = pretrained.load_model(folder / "teacher")
+    ids, mask = torch.tensor([[3, 10, 20, 4], [3, 30, 4, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
+    loud, everything = [[1, 4, 6], [0, 5, 7]], list(range(teacher.config.vocab_size))
+    with torch.no_grad():
+        for layer, kept in zip((0, 2), loud, strict=True):
+            silent = [i for i in range(teacher.config.intermediate_size) if i not in kept]
+            teacher.blocks[layer].output.dense.weight[:, silent] = 0
+    found = distill.busiest(teacher, [0, 2], ids, mask, 3)
+    assert [neurons.tolist() for neurons in found] == loud
+    small = distill.cut(teacher, everything, [0, 2], found)
+    assert small.config.intermediate_size == 3
+    assert torch.allclose(
+        small.pooled(ids, mask), distill.cut(teacher, everything, [0, 2]).pooled(ids, mask), atol=1e-6
+    )
+
+
 def batch_of(spelling, teacher_spelling):
     """One row of states: what each token of the student and of the teacher belongs to."""
     batch = {"words": 3}
