@@ -1,4 +1,5 @@
 """Text to numbers and back. One family a file, each read alone: `bpe.py` (GPT-2), `wordpiece.py` (BERT).
+`training.py` makes a vocabulary for either from texts.
 
     >>> tokenizer = load("path/to/bert-base-uncased")    # a WordPiece, by what the folder holds
     >>> tokenizer.encode("Hello world")
