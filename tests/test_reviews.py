@@ -12,12 +12,13 @@ from minift.baselines import bag_of_words
 
 FOLDER = hub.DATA / "reviews"
 PARTS = ("train", "validation", "test")
-TABLES = {part: data.read(FOLDER / f"{part}.tsv") for part in PARTS}
+TABLES = {part: data.read(FOLDER / f"{part}.tsv") for part in (*PARTS, "hard")}
 ROWS = [(table.where(i), part, row) for part, table in TABLES.items() for i, row in enumerate(table.rows)]
 DOMAINS = {"product", "place", "meal", "book", "service"}
 HARD = {"negation", "irony", "mixed", "implied"}
 
 each_part = pytest.mark.parametrize("part", PARTS)
+each_file = pytest.mark.parametrize("part", TABLES)
 
 
 def words(text: str) -> list[str]:
@@ -30,7 +31,7 @@ def test_there_are_rows_enough_and_every_part_has_the_four_columns():
         assert table.columns == ["text", "label", "domain", "style"]
 
 
-@each_part
+@each_file
 def test_the_labels_are_half_and_half(part):
     counts = Counter(row["label"] for row in TABLES[part].rows)
     assert counts.keys() == {"negative", "positive"}
@@ -57,7 +58,7 @@ def test_a_quarter_of_the_rows_or_more_is_hard(part):
     assert all(counts[style] >= len(rows) / 50 for style in HARD), counts
 
 
-@each_part
+@each_file
 def test_the_files_are_plain_text_with_nothing_odd_in_it(part):
     raw = (FOLDER / f"{part}.tsv").read_bytes()
     assert raw.endswith(b"\n") and b"\r" not in raw and not raw.startswith(b"\xef\xbb\xbf")
@@ -66,6 +67,11 @@ def test_the_files_are_plain_text_with_nothing_odd_in_it(part):
         assert odd == [] and line.count("\t") == 3, (n, line, odd)
         for cell in line.split("\t"):
             assert cell and cell == " ".join(cell.split()), (n, "white space around or doubled", cell)
+
+
+def test_the_hard_file_has_hard_rows_of_every_style_and_nothing_else():
+    counts = Counter(row["style"] for row in TABLES["hard"].rows)
+    assert counts.keys() == HARD and min(counts.values()) >= 40
 
 
 def test_every_text_is_a_short_review():
@@ -127,4 +133,4 @@ def test_the_readme_says_the_licence_and_the_counts():
 def test_the_parts_have_no_row_in_common():
     texts = {part: {" ".join(words(row["text"])) for row in table.rows} for part, table in TABLES.items()}
     assert sum(map(len, texts.values())) == len(ROWS)
-    assert all(not texts[a] & texts[b] for a, b in combinations(PARTS, 2))
+    assert all(not texts[a] & texts[b] for a, b in combinations(texts, 2))
