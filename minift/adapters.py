@@ -2,6 +2,7 @@
 
 import re
 
+import torch
 from torch import nn
 
 from .errors import Error
@@ -34,3 +35,24 @@ def train_mode(model: nn.Module):
         own = [p.requires_grad for p in module.parameters()]
         if module in head or (own and all(own)):
             module.train()
+
+
+def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the parameters that learn, for `moved`."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def moved(model: nn.Module, before: dict[str, torch.Tensor]) -> dict[str, float]:
+    """How far each part of the model is from where it was: the length of the difference, as a share of the length."""
+    part = {id(p): "the rest" for p in model.parameters()}
+    part |= {id(p): "embeddings" for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    part |= {id(p): f"block {i}" for i, block in enumerate(model.blocks, 1) for p in block.parameters()}
+    part |= {id(p): "head" for module in model.new for p in module.parameters()}
+    sums = {}
+    for name, p in model.named_parameters():
+        if name in before:
+            total = sums.setdefault(part[id(p)], [0.0, 0.0])
+            total[0] += float((p - before[name]).square().sum())
+            total[1] += float(before[name].square().sum())
+    return {name: (difference / max(length, 1e-30)) ** 0.5 for name, (difference, length) in sums.items()}

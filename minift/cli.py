@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for add in (finetune, predict, evaluate, generate, check, ls, verify):
+    for add in (finetune, pretrain, predict, evaluate, generate, download, check, ls, verify):
         add(commands)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -75,6 +75,8 @@ def add_flags(parser, cls):
         kind = settings.plain(f.type)
         text = f.metadata["help"] + ("" if f.default is None or f.default is False else f" (default {f.default})")
         more = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": f.metadata.get("metavar")}
+        if kind is list:
+            more = {"nargs": "+", "metavar": f.metadata["metavar"]}
         if "choices" in f.metadata:
             more = {"choices": f.metadata["choices"]}
         parser.add_argument("--" + f.name.replace("_", "-"), dest=f.name, default=argparse.SUPPRESS, help=text, **more)
@@ -105,11 +107,31 @@ def finetune(commands):
         "minift finetune classify --train train.csv --test test.csv --epochs 3",
         run,
     )
-    parser.add_argument("task", metavar="TASK", help="classify: columns text (or text_a and text_b) and label")
+    parser.add_argument(
+        "task", metavar="TASK", help="classify (columns text, or text_a and text_b, and label); lm, mlm (text)"
+    )
     parser.add_argument(
         "--config", metavar="F.toml", help="settings from a file, a run's config.toml; flags go before it"
     )
     add_flags(parser, settings.Finetune)
+
+
+def pretrain(commands):
+    def run(args):
+        values = given(args, settings.Pretrain)
+        from . import pretraining
+
+        pretraining.pretrain(args.task, say=lambda line: print(line, flush=True), **values)
+
+    parser = command(
+        commands,
+        "pretrain",
+        "Train a vocabulary and a language model from nothing; stopped and started again, it goes on.",
+        "minift pretrain lm --text books/*.txt --out runs/mine --tokens 20e6",
+        run,
+    )
+    parser.add_argument("task", metavar="TASK", help="lm: a GPT-2; mlm: a BERT")
+    add_flags(parser, settings.Pretrain)
 
 
 def predict(commands):
@@ -181,15 +203,29 @@ def generate(commands):
     add_flags(parser, settings.Generate)
 
 
+def download(commands):
+    def run(args):
+        from . import fingerprints, hub, pretrained
+
+        folder = hub.download(args.name)
+        print(folder, flush=True)
+        if known := fingerprints.compare(args.name, folder, lambda: pretrained.load(folder)):
+            print(known, file=sys.stderr)  # stdout is the folder alone, for scripts
+
+    help = "Bring a model of the Hugging Face Hub into its cache on this machine, as it is there now; print its folder."
+    parser = command(commands, "download", help, "minift download gpt2", run)
+    parser.add_argument("name", metavar="NAME", help="gpt2, openai-community/gpt2, or with a version gpt2@main")
+
+
 def check(commands):
     def run(args):
         from . import pretrained
 
         print(pretrained.check(args.model))
 
-    help = "Load a model and say what became of every key of its weights."
+    help = "Load a model, say what became of every key of its weights, and compare it with published figures."
     parser = command(commands, "check", help, "minift check bert-nano", run)
-    parser.add_argument("model", metavar="MODEL", help="an embedded model or a folder")
+    parser.add_argument("model", metavar="MODEL", help="an embedded model, a folder, or a model of the Hub")
 
 
 def ls(commands):

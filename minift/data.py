@@ -16,7 +16,7 @@ import io
 import json
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import torch
 from .errors import Error, nearest
 from .files import read_text
 
+IGNORE = -100  # the target of a token that is not to be predicted; what F.cross_entropy ignores by default
 MEMORY = "<rows>"  # the source of rows that were given in memory
 
 
@@ -202,6 +203,25 @@ def split(table: Table, fraction: float, seed: int) -> tuple[Table, Table]:
     return table.take([i for i in range(n) if i not in held]), table.take(sorted(held))
 
 
+def tails(table: Table, fraction: float) -> tuple[Table, Table]:
+    """(the beginnings of the texts, their ends: about the last `fraction` of each), cut between paragraphs if one ends
+    near there, else between words. For a few long texts, of which none can be spared."""
+    column = table.column("text")
+    beginnings, ends = [], {}
+    for i, row in enumerate(table.rows):
+        text = row[column] if isinstance(row[column], str) else ""  # what is no text is told of later
+        cut = round(len(text) * (1 - fraction))
+        paragraph = text.find("\n\n", cut, cut + len(text) // 20 + 1)
+        cut = paragraph if paragraph > 0 else text.find(" ", cut)
+        if cut > 0 and text[cut:].strip():
+            ends[i] = {column: text[cut:]}
+        beginnings.append(row | {column: text[:cut]} if i in ends else row)
+    if not ends:
+        raise Error(f"{table.source}: too short to hold out a part; give other texts to measure on with --valid")
+    lines = [table.lines[i] for i in ends]
+    return replace(table, rows=beginnings), replace(table, rows=list(ends.values()), lines=lines)
+
+
 def length_batches(
     lengths: list[int], batch_size=None, batch_tokens=None, seed=0, epoch=0, shuffle=True
 ) -> list[list[int]]:
@@ -245,3 +265,19 @@ def pad(rows_of_ids, value: int) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.full(mask.shape, value)
     ids[mask] = torch.tensor(list(chain.from_iterable(rows_of_ids)), dtype=torch.long)
     return ids, mask
+
+
+def pack(lengths: list[int], width: int) -> list[list[int]]:
+    """Rows of at most `width` tokens made of pieces of these lengths: the piece numbers of each row. The longest come
+    first, each into the fullest row that still has room (best fit), which leaves next to nothing empty."""
+    rows, with_room = [], [[] for _ in range(width + 1)]  # the rows by the room they have left
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if lengths[i] > width:
+            raise Error(f"a piece of {lengths[i]} tokens does not fit into a row of {width}")
+        room = next((r for r in range(lengths[i], width) if with_room[r]), None)
+        row = with_room[room].pop() if room is not None else []
+        if not row:
+            rows.append(row)
+        row.append(i)
+        with_room[(width if room is None else room) - lengths[i]].append(row)
+    return rows

@@ -4,6 +4,8 @@ Where a figure is 0/0 it is 0.0, so that a run's results stay numbers: F1 of a c
 when there is one class only in truth or predictions, a correlation with a constant.
 """
 
+import math
+
 import numpy as np
 
 
@@ -37,6 +39,16 @@ def regression(predicted, target) -> dict[str, float]:
         "spearman": correlation(ranks(predicted), ranks(target)),
         "pearson": correlation(predicted, target),
         "mse": float(np.mean((predicted - target) ** 2)),
+    }
+
+
+def language(loss: float, tokens: int, bytes: int) -> dict[str, float]:
+    """`loss` is the mean over predicted tokens, in nats. Perplexity, its exponential, depends on how long the tokens
+    are; bits per byte, the loss of `tokens` tokens shared among the `bytes` bytes of their text, does not."""
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": loss * tokens / max(bytes, 1) / math.log(2),
     }
 
 

@@ -14,7 +14,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from . import files, hub, safetensors, tokenizers, weights
+from . import files, fingerprints, hub, safetensors, tokenizers, weights
 from .errors import Error, nearest
 from .models import bert, gpt2
 
@@ -53,11 +53,12 @@ class Report:
         return "\n".join(line.rstrip() for line in lines)
 
 
-def load_model(name, kind: str | None = None, labels: list[str] | None = None) -> nn.Module:
-    """The model in a folder (or embedded, or `random:NAME` for its shape with fresh weights), in float32, in eval mode.
+def load_model(name, kind: str | tuple | None = None, labels: list[str] | None = None) -> nn.Module:
+    """The model of a name (hub.py; `random:NAME`: its shape with fresh weights), in float32, in eval mode.
 
-    `kind` and `labels` ask for another head than the folder's own: what it lacks of that head is drawn at random (from
-    torch's generator) and listed in `model.report.new`. Raises `Error` on anything else missing, misshapen or unknown.
+    `kind` and `labels` ask for another head than the folder's own (of several kinds the folder's own, if it is one of
+    them, else the first): what it lacks of that head is drawn at random (from torch's generator) and listed in
+    `model.report.new`. Raises `Error` on anything else missing, misshapen or unknown.
     """
     name = str(name)
     model = build(hub.find(name.removeprefix("random:")), kind, labels, random=name.startswith("random:"))
@@ -72,7 +73,7 @@ def build(folder: Path, kind=None, labels=None, random=False):
     """The model with the report at `model.report`, whatever it says: parameters that the file lacks stay on the meta
     device. `load_model` is the one to use; `minift check` wants the report of a broken folder too."""
     module, cls, config, own, generation = read_config(folder)
-    kind = kind or own
+    kind = wanted(kind, own)
     if kind not in cls.ARCHITECTURES:
         there = ", ".join(cls.ARCHITECTURES)
         raise Error(f"{folder}: {cls.FAMILY} has no kind '{kind}', but {there}{nearest(kind, cls.ARCHITECTURES)}")
@@ -99,11 +100,17 @@ def build(folder: Path, kind=None, labels=None, random=False):
     return model
 
 
+def wanted(kind, own: str) -> str:
+    """The kind to load where `kind` (None, one, or several) is asked for and the model's own is `own`."""
+    kinds = (kind,) if isinstance(kind, str) else kind or (own,)
+    return own if own in kinds else kinds[0]
+
+
 def assign(folder, module, model: nn.Module, tensors: dict[str, torch.Tensor], fresh: bool) -> Report:
     """Give the file's tensors to the model's parameters. `fresh`: the head is being added, so that what the file lacks
     of it is drawn, and a head that the file has for other labels is not taken."""
     report, known = Report(), module.key_map(model.config)
-    wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     tied = module.TIED if model.config.tie_word_embeddings else {}
     new = module.NEW.get(model.kind, ()) if fresh else ()
     bare = not any(canonical(key).startswith(module.PREFIX) for key in tensors)
@@ -126,9 +133,9 @@ def assign(folder, module, model: nn.Module, tensors: dict[str, torch.Tensor], f
         tensor = tensors[key].T if transposed and tensors[key].ndim == 2 else tensors[key]
         if name.endswith(module.DROPPED) or (fresh and name in known and name.startswith(module.LABELLED)):
             report.dropped.append(key)
-        elif name in wanted and tensor.shape != wanted[name]:
-            report.misshapen.append(f"{key}: {tuple(tensor.shape)} in the file, {tuple(wanted[name])} in the model")
-        elif name in wanted:
+        elif name in shapes and tensor.shape != shapes[name]:
+            report.misshapen.append(f"{key}: {tuple(tensor.shape)} in the file, {tuple(shapes[name])} in the model")
+        elif name in shapes:
             state[name] = tensor.float().contiguous()
             (report.transposed if transposed else report.mapped).append(key)
             if not state[name].isfinite().all():
@@ -143,11 +150,11 @@ def assign(folder, module, model: nn.Module, tensors: dict[str, torch.Tensor], f
         else:
             report.unexpected.append(name)
 
-    report.new = [name for name in wanted if name not in state and name.startswith(new)]
-    report.missing = [name for name in wanted if name not in found and name not in report.new]
+    report.new = [name for name in shapes if name not in state and name.startswith(new)]
+    report.missing = [name for name in shapes if name not in found and name not in report.new]
     if not report.misshapen:  # else config.json may be wrong, and any size in it
         for name in report.new:  # in the model's order: a seed gives the same head in every process
-            state[name] = model.init_parameter(name, torch.empty(wanted[name]))
+            state[name] = model.init_parameter(name, torch.empty(shapes[name]))
     model.load_state_dict(state, assign=True, strict=False)
     return report
 
@@ -216,12 +223,12 @@ def checked(path, f, value):
 
 
 def load_tokenizer(name):
-    """The tokenizer of a folder or an embedded model."""
+    """The tokenizer of the same names as `load_model`."""
     return tokenizers.load(hub.find(str(name).removeprefix("random:")))
 
 
-def load(name, kind: str | None = None, labels: list[str] | None = None):
-    """(model, tokenizer) of a folder or an embedded model; see `load_model`."""
+def load(name, kind: str | tuple | None = None, labels: list[str] | None = None):
+    """(model, tokenizer) of a name; see `load_model`."""
     model = load_model(name, kind, labels)
     return model, fitting(name, model)
 
@@ -266,20 +273,22 @@ def save(model: nn.Module, tokenizer, folder, dtype: torch.dtype = torch.float32
     files.write_json(folder / "config.json", config)  # last: without it the folder is not yet a model
 
 
-def with_head(model: nn.Module, kind: str, labels: list[str]) -> nn.Module:
+def with_head(model: nn.Module, kind, labels: list[str] | None) -> nn.Module:
     """The same weights under a head of this kind for these labels: new, unless the model has just that head."""
+    kind, labels = wanted(kind, model.kind), model.config.labels if labels is None else list(labels)
     if model.kind == kind and model.config.labels == labels:
         return model
-    fresh = type(model)(replace(model.config, labels=list(labels)), kind)
+    fresh = type(model)(replace(model.config, labels=labels), kind)
     labelled = FAMILIES[model.FAMILY][0].LABELLED
     fresh.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith(labelled)}, strict=False)
     return fresh.eval()
 
 
 def check(name) -> str:
-    """The report on a model folder as text; raises `Error` with the report where the model cannot be used."""
+    """The report on a model folder as text, with its published figures where it has some; raises `Error` with the
+    report where the model cannot be used."""
     folder = hub.find(name)
-    model = build(folder)
+    model = build(folder).eval()
     module, cls = FAMILIES[model.FAMILY]
     count = sum(p.numel() for p in model.parameters())
     what = f"{cls.ARCHITECTURES[model.kind]}, {count:,} parameters in {len(model.blocks)} blocks"
@@ -287,5 +296,6 @@ def check(name) -> str:
     fault = model.report.fault(module.PREFIX)
     if fault:
         raise Error(f"{text}\n{folder}: {fault}")
-    fitting(folder, model)
-    return text + "\nevery parameter has its weights; the tokenizer loads"
+    tokenizer = fitting(folder, model)
+    text += "\nevery parameter has its weights; the tokenizer loads"
+    return f"{text}\n{fingerprints.compare(name, folder, lambda: (model, tokenizer))}".rstrip()

@@ -9,13 +9,21 @@ from pathlib import Path
 
 import torch
 
-from . import adapters, baselines, data, files, hub, optim, plots, pretrained, settings, train
+from . import adapters, data, files, hub, optim, plots, pretrained, settings, train
 from .errors import Error, nearest
-from .tasks import classify
+from .tasks.classify import Classify
+from .tasks.lm import LM
+from .tasks.mlm import MLM
 
 MEMORY = "(given in memory)"  # stands in the run's folder where a name or a path would
-TASKS = {"classify": classify.Classify}
-EMBEDDED = {"classify": "reviews"}  # the data set that a task takes when none is given
+TASKS = {task.name: task for task in (Classify, LM, MLM)}
+EMBEDDED = {  # the model and the data set that a task takes when none is given
+    "classify": ("bert-nano", "reviews"),
+    "lm": (None, "harbour"),
+    "mlm": ("bert-nano", "harbour"),
+}
+NAMES = {"train": "train", "valid": "validation", "test": "test"}  # a part, and its file in an embedded data set
+OTHER = hub.DATA / "reviews" / "test.tsv"  # what a language model may forget while it learns another text
 
 
 @dataclass
@@ -40,17 +48,21 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     memory = {k: values.pop(k) for k in sources if not isinstance(values.get(k), str | Path | None)}
     values = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v is not None}
     options = prepare(settings.make(settings.Finetune, values))
+    options.model = options.model or EMBEDDED[task][0]
+    if options.model is None and "model" not in memory:
+        raise Error(f"finetune {task} needs --model (none comes with minift yet): gpt2, or one from minift pretrain")
+    options.batch_size = options.batch_size or TASKS[task].usual_batch
     tables, origin, labels = read_tables(task, options, memory)
     folder = new_folder(task, options.out)
 
-    model, tokenizer = start(memory.get("model", options.model), TASKS[task].kind, labels)
+    model, tokenizer = start(memory.get("model", options.model), TASKS[task].kinds, labels)
     model.to(options.device)
     limit = min(options.max_length or model.longest, model.longest)
-    worker = TASKS[task](tokenizer, labels, options.regression, limit)
-    examples = {split: worker.examples(table) for split, table in tables.items()}
+    worker = new_worker(task, tokenizer, labels, limit, options)
+    examples = {k: worker.training(table) if k == "train" else worker.examples(table) for k, table in tables.items()}
     learning, total = adapters.choose(model, options.tune)
     model.recompute = options.recompute
-    size = model.new[-1].weight.shape[1], len(model.blocks)
+    size = next(model.parameters()).shape[1], len(model.blocks)  # the first parameter is the embedding, (V, C)
     fresh_lr = options.lr or optim.usual_rate(*size, "all")  # of the random baseline, all of which learns
     options.lr = options.lr or optim.usual_rate(*size, options.tune)
 
@@ -68,23 +80,34 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     say_cut(worker, say)
 
     metrics, compared = {}, {}
-    if "test" in tables:
-        metrics["test_before"], _ = assess(worker, model, examples["test"], options)
-        say(f"before     test {shown(metrics['test_before'])}")
+    judged = [split for split in ("test" if "test" in tables else "valid", "other") if split in tables]
+    for split in judged:
+        metrics[f"{split}_before"], outputs = assess(worker, model, examples[split], options)
+        say(f"before     {split} {shown(metrics[f'{split}_before'])}")
+        if split == judged[0] and "other" in tables:
+            say("\n" + worker.show(model, tables[split], examples[split], outputs) + "\n")
+    first = adapters.snapshot(model)
     history = fit(worker, model, tables, examples, options, folder, [*memory])
     metrics["valid"] = history.best
     best = f"best epoch {history.epoch}, valid {shown(history.best)}"
     say(f"trained    {history.steps} steps in {history.seconds:.0f} s; {best}")
-    if "test" in tables:
-        metrics["test"], logits = assess(worker, model, examples["test"], options)
-        say(f"after      test {shown(metrics['test'])}")
-        compared["bag_of_words"] = bag_of_words(worker, tables, examples)
-        say(f"baseline   test {shown(compared['bag_of_words'])} by a bag of words (tf-idf, logistic regression)")
-        if options.baselines:
-            say("baseline   the same model from random weights …")
-            compared["random_weights"] = random_weights(worker, model, tables, examples, replace(options, lr=fresh_lr))
-            say(f"baseline   test {shown(compared['random_weights'])} from random weights")
-        say("\n" + samples(worker, tables["test"], examples["test"], logits) + "\n")
+    moved = adapters.moved(model, first)
+    say("moved      " + ", ".join(f"{part} {share:.1%}" for part, share in moved.items()))
+    outputs = {}
+    for split in judged:
+        metrics[split], outputs[split] = assess(worker, model, examples[split], options)
+        say(f"after      {split} {shown(metrics[split])}")
+    split = judged[0]
+    if words := worker.words_alone(tables, examples, split):
+        compared["bag_of_words"] = words
+        say(f"baseline   {split} {shown(words)} by a bag of words (tf-idf, logistic regression)")
+    if options.baselines:
+        say("baseline   the same model from random weights …")
+        compared["random_weights"] = random_weights(
+            worker, model, tables, examples, replace(options, lr=fresh_lr), split
+        )
+        say(f"baseline   {split} {shown(compared['random_weights'])} from random weights")
+    say("\n" + worker.show(model, tables[split], examples[split], outputs[split]) + "\n")
 
     trained = {
         "steps": history.steps,
@@ -95,10 +118,11 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
         "peak_memory_bytes": peak_memory(options.device),
         "parameters": total,
         "learning": learning,
+        "moved": {part: round(share, 5) for part, share in moved.items()},
     }
     run = Run(metrics, model, tokenizer, folder, trained, compared)
     write(run, task, worker, options, memory, history)
-    say(f'saved      {folder}; now: minift predict {folder} "…"')
+    say(f"saved      {folder}; now: {worker.then.format(folder)}")
     return run
 
 
@@ -109,9 +133,11 @@ def predict(model, rows, max_batch: int = 64, say=lambda line: None) -> list[dic
     if isinstance(rows, str) and Path(rows).suffix.lower() not in data.PARSERS:
         raise Error(f"'{data.short(rows)}' is the name of no data file; if it is a text, give it in a list: [text]")
     worker, model = ready(model)
+    if worker.name != "classify":
+        raise Error(f"predict is for classifiers; this model is for {worker.name}: {worker.then.format('MODEL')}")
     examples = worker.examples(data.read(rows), labelled=False)
     say_cut(worker, say)
-    return worker.predictions(logits_of(worker, model, examples, max_batch))
+    return worker.predictions(outputs_of(worker, model, examples, max_batch))
 
 
 def evaluate(model, rows, task: str | None = None, say=lambda line: None) -> dict[str, float]:
@@ -121,8 +147,7 @@ def evaluate(model, rows, task: str | None = None, say=lambda line: None) -> dic
         raise Error(f"--task {task}: this model was fine-tuned for {worker.name}")
     examples = worker.examples(data.read(rows))
     say_cut(worker, say)
-    logits = logits_of(worker, model, examples, 64)
-    return worker.metrics(logits, [example["target"] for example in examples])
+    return worker.metrics(outputs_of(worker, model, examples, 2 * worker.usual_batch), examples)
 
 
 # -- the steps of a run, in their order -------------------------------------------------------------------------------
@@ -148,24 +173,35 @@ def read_tables(task, options, memory):
     """({split: Table}, {split: where its rows came from}, the label names)"""
     sources = {split: memory.get(split, getattr(options, split)) for split in ("train", "valid", "test")}
     if sources["train"] is None:
-        folder = hub.DATA / EMBEDDED[task]
-        embedded = {"train": "train.tsv", "valid": "validation.tsv", "test": "test.tsv"}
-        sources = {k: str(folder / name) if sources[k] is None else sources[k] for k, name in embedded.items()}
+        folder = hub.DATA / EMBEDDED[task][1]
+        embedded = {split: next(folder.glob(f"{name}.*"), None) for split, name in NAMES.items()}
+        sources = {k: path and str(path) if sources[k] is None else sources[k] for k, path in embedded.items()}
     tables = {split: data.read(source) for split, source in sources.items() if source is not None}
     origin = {split: table.source for split, table in tables.items()}
-    labels = TASKS[task].labels_of(tables["train"], options.regression)
-    if "valid" not in tables:  # after the labels: what is held out may be all the rows of a rare one
+    labels = Classify.labels_of(tables["train"], options.regression) if task == "classify" else None
+    if "valid" not in tables and task != "classify" and len(tables["train"].rows) < 10:
+        tables["train"], tables["valid"] = data.tails(tables["train"], 0.1)
+        origin["valid"] = f"{origin['train']} (the last tenth of each text, held out)"
+    elif "valid" not in tables:  # after the labels: what is held out may be all the rows of a rare one
         tables["train"], tables["valid"] = data.split(tables["train"], 0.1, options.seed)
         origin["valid"] = f"{origin['train']} (a seeded tenth, held out)"
-    return {split: tables[split] for split in ("train", "valid", "test") if split in tables}, origin, labels
+    if task != "classify":
+        tables["other"], origin["other"] = data.read(OTHER), str(OTHER)
+    return {split: tables[split] for split in (*NAMES, "other") if split in tables}, origin, labels
 
 
-def start(model, kind: str, labels: list[str]):
-    """(module with a head of this kind for these labels, tokenizer)"""
+def start(model, kinds: tuple, labels: list[str] | None):
+    """(module with a head of one of these kinds for these labels, tokenizer)"""
     if isinstance(model, str):
-        return pretrained.load(model, kind, labels)
+        return pretrained.load(model, kinds, labels)
     module, tokenizer = pair(model)
-    return pretrained.with_head(module, kind, labels), tokenizer
+    return pretrained.with_head(module, kinds, labels), tokenizer
+
+
+def new_worker(task: str, tokenizer, labels, limit: int, options):
+    if task == "classify":
+        return Classify(tokenizer, labels, options.regression, limit)
+    return TASKS[task](tokenizer, limit, options.seed, options.prompt)
 
 
 def pair(model):
@@ -196,13 +232,8 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
     while steps < options.max_steps if options.max_steps else len(plan) < options.epochs:
         plan.append(batches(len(plan)))
         steps += math.ceil(len(plan[-1]) / options.accumulate)
-    log = (folder / "metrics.jsonl") if folder else None
-    if log:
+    if folder:
         files.write_text(folder / "config.toml", toml(worker.name, options, memory))  # makes the folder
-
-    def record(entry):
-        if log:
-            files.append_text(log, json.dumps(entry) + "\n")
 
     try:
         return train.train(
@@ -212,8 +243,8 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
             loss=worker.loss,
             settings=options,
             evaluate=lambda model: assess(worker, model, examples["valid"], options)[0],
-            score=lambda metrics: metrics[worker.score],
-            log=record,
+            score=worker.goal,
+            log=logger(folder) if folder else lambda entry: None,
             where=tables["train"].where,
         )
     except torch.OutOfMemoryError as e:
@@ -221,58 +252,41 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
         raise Error(f"{options.device} is out of memory; try {way_out} ({str(e)[:80]})", code=1) from None
 
 
+def logger(folder: Path):
+    """What appends an entry to the folder's metrics.jsonl."""
+    return lambda entry: files.append_text(folder / "metrics.jsonl", json.dumps(entry) + "\n")
+
+
 def on(device, batch):
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 @torch.inference_mode()
-def logits_of(worker, model, examples, size: int) -> torch.Tensor:
-    """(N, labels), in the order of the examples, on the CPU."""
+def outputs_of(worker, model, examples, size: int) -> torch.Tensor:
+    """(N, …) what the task's metrics are made from, a row for each example, in their order, on the CPU."""
     model.eval()
     device = next(model.parameters()).device
     result = [None] * len(examples)
     for rows in data.length_batches([len(example["ids"]) for example in examples], size, shuffle=False):
-        logits = worker.logits(model, on(device, worker.batch([examples[i] for i in rows])))
-        for i, row in zip(rows, logits.cpu(), strict=True):
+        outputs = worker.outputs(model, on(device, worker.batch([examples[i] for i in rows])))
+        for i, row in zip(rows, outputs.cpu(), strict=True):
             result[i] = row
     return torch.stack(result)
 
 
 def assess(worker, model, examples, options):
-    """(metrics, logits) on labelled examples."""
+    """(metrics, outputs) on examples."""
     with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
-        logits = logits_of(worker, model, examples, options.batch_size)
-    return worker.metrics(logits, [example["target"] for example in examples]), logits
+        outputs = outputs_of(worker, model, examples, options.batch_size)
+    return worker.metrics(outputs, examples), outputs
 
 
-def bag_of_words(worker, tables, examples) -> dict:
-    texts = {split: [classify.joined(row) for row in tables[split].rows] for split in ("train", "test")}
-    targets = {split: [example["target"] for example in examples[split]] for split in texts}
-    classes = None if worker.regression else len(worker.labels)
-    scores = baselines.scores(texts["train"], targets["train"], texts["test"], classes)
-    return worker.metrics(torch.as_tensor(scores).reshape(len(scores), -1), targets["test"])
-
-
-def random_weights(worker, model, tables, examples, options) -> dict:
+def random_weights(worker, model, tables, examples, options, split) -> dict:
     """What the same training makes of the same architecture without pre-training: all of it learns."""
     torch.manual_seed(options.seed)
     fresh = type(model)(model.config, model.kind).to(options.device)
     fit(worker, fresh, tables, examples, options)
-    return assess(worker, fresh, examples["test"], options)[0]
-
-
-def samples(worker, table, examples, logits, count=5) -> str:
-    """The first test rows with what the model says of them."""
-    lines = []
-    for i, found in enumerate(worker.predictions(logits[:count])):
-        truth = table.rows[i][table.column("label")]
-        if worker.regression:
-            verdict = f"{found['prediction']:8.3f}  (label {truth})"
-        else:
-            right = "right" if found["prediction"] == str(truth).strip() else "WRONG"
-            verdict = f"{right}  {found['prediction']} {found['scores'][found['prediction']]:.2f}"
-        lines.append(f"  {verdict:28}  {' '.join(classify.joined(table.rows[i]).split())[:90]}")
-    return "\n".join(lines)
+    return assess(worker, fresh, examples[split], options)[0]
 
 
 def write(run: Run, task, worker, options, memory, history):
@@ -288,7 +302,8 @@ def write(run: Run, task, worker, options, memory, history):
     loss = {"training loss": list(enumerate(history.losses, 1))}
     files.write_text(run.folder / "curves.svg", plots.curves(loss, f"{task}: {result['model']}"))
     config = copy.deepcopy(run.model.config)
-    config.extra["problem_type"] = "regression" if worker.regression else "single_label_classification"
+    if task == "classify":
+        config.extra["problem_type"] = "regression" if worker.regression else "single_label_classification"
     config.extra["minift"] = {"task": task, "max_length": worker.max_length}
     if config.pad_token_id is None:  # transformers finds a row's last token by the padding's id
         config.pad_token_id = run.tokenizer.eos
@@ -299,13 +314,15 @@ def write(run: Run, task, worker, options, memory, history):
 def ready(model):
     """(the task's worker, module) of a fine-tuned model."""
     module, tokenizer = pretrained.load(model) if isinstance(model, str | Path) else pair(model)
-    if module.kind not in TASKS:
+    task = next((name for name, task in TASKS.items() if module.kind in task.kinds), None)
+    if task is None:
         name = model if isinstance(model, str | Path) else "this model"
         way_out = f"fine-tune it first: minift finetune classify --model {name}"
         raise Error(f"{name}: has no head of {' or '.join(TASKS)}; {way_out}")
     regression = module.config.extra.get("problem_type") == "regression"
     limit = module.config.extra.get("minift", {}).get("max_length") or module.longest
-    return TASKS[module.kind](tokenizer, module.config.labels, regression, limit), module
+    options = settings.Finetune(regression=regression)
+    return new_worker(task, tokenizer, module.config.labels, limit, options), module
 
 
 def say_cut(worker, say):

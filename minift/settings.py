@@ -3,12 +3,12 @@ config.toml lists them. Nothing heavy is imported, so that `minift --help` is in
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import get_args
+from typing import ClassVar, get_args
 
 from .errors import Error, nearest
 
 MAY_BE_0 = ("warmup", "weight_decay", "seed")  # of the numbers; all the others are counts, rates or lengths
-TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list"}
 
 
 def option(default, help, **more):
@@ -20,15 +20,21 @@ def option(default, help, **more):
 class Finetune:
     """Settings of `minift finetune` and `minift.finetune`."""
 
-    model: str = option("bert-nano", "embedded, a folder, or random:NAME: its shape, fresh weights", metavar="M")
-    train: str | None = option(None, "rows to learn from: .tsv, .csv, .jsonl (none: the embedded set)", metavar="F")
+    model: str | None = option(
+        None,
+        "embedded, a folder, or random:NAME: its shape, fresh weights (none: bert-nano; lm has none)",
+        metavar="M",
+    )
+    train: str | None = option(
+        None, "rows to learn from: .tsv, .csv, .jsonl, or .txt (none: what comes with minift)", metavar="F"
+    )
     valid: str | None = option(None, "rows to choose the best epoch by (none: a tenth of the training's)", metavar="F")
     test: str | None = option(None, "rows to report on at the end", metavar="F")
     out: str | None = option(None, "the run's folder (none: runs/TASK-N)", metavar="DIR")
     epochs: int = option(3, "times through the training rows", metavar="N")
     max_steps: int | None = option(None, "stop after so many steps instead", metavar="N")
     lr: float | None = option(None, "peak learning rate (none: by the model's size, optim.usual_rate)", metavar="X")
-    batch_size: int = option(32, "rows a step", metavar="N")
+    batch_size: int | None = option(None, "rows a step (none: 32; lm and mlm: 4)", metavar="N")
     batch_tokens: int | None = option(None, "padded tokens a batch, instead of rows", metavar="N")
     accumulate: int = option(1, "batches a step", metavar="N")
     max_length: int | None = option(None, "cut texts to so many tokens (none: the model's positions)", metavar="N")
@@ -38,6 +44,7 @@ class Finetune:
     weight_decay: float = option(0.01, "AdamW's decay, not on biases and norms", metavar="X")
     clip: float = option(1.0, "longest gradient", metavar="X")
     patience: int | None = option(None, "stop after so many epochs without a better validation score", metavar="N")
+    prompt: str | None = option(None, "lm: the text to continue, before and after (none: a test text's)", metavar="P")
     regression: bool = option(False, "the label is a number")
     baselines: bool = option(False, "also train the same model from random weights, to compare")
     recompute: bool = option(False, "activation checkpointing: less memory, a third more work")
@@ -83,6 +90,37 @@ def make(cls, values: dict):
         elif not isinstance(value, known[name].type) or (isinstance(value, bool) and kind is not bool):
             raise Error(f"setting {name} = {value!r}: must be {TYPES[kind]}")
     return checked(cls(**values))
+
+
+@dataclass
+class Pretrain:
+    """Settings of `minift pretrain`."""
+
+    text: list | None = option(  # noqa: RUF009 (the field's default is None)
+        None, "text files: .txt, documents parted by lines <|endoftext|>", metavar="F"
+    )
+    out: str | None = option(None, "the run's folder; the same again goes on where it stopped", metavar="DIR")
+    vocab: int = option(8192, "tokens to train a vocabulary of", metavar="N")
+    layers: int = option(6, "blocks", metavar="N")
+    width: int = option(256, "channels", metavar="N")
+    heads: int = option(8, "attention heads a block", metavar="N")
+    context: int = option(512, "tokens a row, the model's positions", metavar="N")
+    tokens: float = option(20e6, "how many to learn from, repeating the texts if need be", metavar="N")
+    batch_size: int = option(8, "rows a batch", metavar="N")
+    accumulate: int = option(1, "batches a step", metavar="N")
+    lr: float = option(1e-3, "peak learning rate", metavar="X")
+    schedule: str = option("cosine", "the rate after warm-up", choices=("linear", "cosine", "constant"))
+    warmup: float = option(0.02, "share of the steps that warm up", metavar="X")
+    weight_decay: float = option(0.1, "AdamW's decay, not on biases and norms", metavar="X")
+    clip: float = option(1.0, "longest gradient", metavar="X")
+    max_steps: int | None = option(None, "stop after so many steps", metavar="N")
+    save_every: int = option(200, "batches between two measurements and saves", metavar="N")
+    precision: str = option("auto", "auto: bf16 on a GPU that has it, else fp32", choices=("auto", "fp32", "bf16"))
+    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    threads: int | None = option(None, "CPU threads (none: torch's choice)", metavar="N")
+    seed: int = option(0, "of everything drawn at random", metavar="S")
+    log_every: int = option(10, "steps between two lines of metrics.jsonl", metavar="N")
+    patience: ClassVar = None  # the loop asks for it; stopping early is for fine-tuning
 
 
 @dataclass

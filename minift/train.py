@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from tqdm import tqdm
 
-from . import adapters, optim
+from . import adapters, checkpoint, optim
 from .errors import Error
 
 
@@ -30,7 +30,7 @@ class History:
 
 
 def train(
-    model, plan, collate, loss, settings, evaluate=None, score=None, log=lambda record: None, where=str
+    model, plan, collate, loss, settings, evaluate=None, score=None, log=lambda record: None, where=str, state=None
 ) -> History:
     """Train what `requires_grad` of `model`, in place, and leave it with the weights of the best epoch.
 
@@ -41,6 +41,7 @@ def train(
     score     metrics -> the number to maximise
     log       called with one dict every `settings.log_every` steps and one an evaluation
     where     row number -> its place in the data, for messages
+    state     a file that is written after each epoch; where it is there, the training goes on from it
     """
     device = next(model.parameters()).device
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -50,9 +51,15 @@ def train(
     steps = sum(map(len, plan))
     if settings.max_steps:
         steps = min(steps, settings.max_steps)
-    history, best, started = History(), None, time.perf_counter()
-    with Progress(steps) as progress:
+    history, best = History(), None
+    if state and state.exists():
+        best = checkpoint.load(state, model, optimizer, history)
+    started, done = time.perf_counter() - history.seconds, history.steps
+    with Progress(steps, done) as progress:
         for epoch, windows in enumerate(plan, 1):
+            done -= len(windows)
+            if done >= 0:
+                continue  # learned before the interruption
             adapters.train_mode(model)
             for window in windows[: steps - history.steps]:
                 lr = settings.lr * optim.rate(history.steps, steps, settings.warmup, settings.schedule)
@@ -100,10 +107,12 @@ def train(
                     history.best, history.epoch = metrics, epoch
                     best = [p.detach().clone() for p in learning]
                 started += time.perf_counter() - paused
+            history.seconds = time.perf_counter() - started
+            if state:
+                checkpoint.save(state, model, optimizer, history, best)
             patient = not (settings.patience and evaluate) or epoch - history.epoch < settings.patience
             if history.steps == steps or not patient:
                 break
-    history.seconds = time.perf_counter() - started
     if best:
         with torch.no_grad():
             for p, kept in zip(learning, best, strict=True):
@@ -128,9 +137,10 @@ class Progress:
     """A bar on a terminal; elsewhere a plain line about every ten seconds. The loss is the step's, the speed the mean
     of all steps so far."""
 
-    def __init__(self, steps: int):
-        self.steps, self.terminal, self.said, self.started = steps, sys.stderr.isatty(), time.perf_counter(), None
-        self.bar = tqdm(total=steps, disable=not self.terminal, unit="step", dynamic_ncols=True)
+    def __init__(self, steps: int, done: int):
+        self.steps, self.done, self.terminal = steps, done, sys.stderr.isatty()
+        self.said, self.started = time.perf_counter(), None
+        self.bar = tqdm(total=steps, initial=done, disable=not self.terminal, unit="step", dynamic_ncols=True)
 
     def __enter__(self):
         return self
@@ -146,7 +156,8 @@ class Progress:
         self.bar.update()
         self.started = self.started or now  # the first step warms caches up: no estimate from it
         if not self.terminal and (now - self.said > 10 or record["step"] == self.steps):
-            left = (now - self.started) / max(record["step"] - 1, 1) * (self.steps - record["step"])
+            each = (now - self.started) / max(record["step"] - self.done - 1, 1)
+            left = each * (self.steps - record["step"])
             line = f"step {record['step']}/{self.steps}  " + "  ".join(f"{k} {v}" for k, v in said.items())
             print(f"{line}  {left:.0f} s left", file=sys.stderr, flush=True)
             self.said = now

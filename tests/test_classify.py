@@ -156,7 +156,7 @@ def test_the_loss_of_a_regression_is_the_sum_of_squares(worker, loaded):
     found = model(batch["ids"], batch["mask"], batch["segments"])[:, 0]
     total, count = task.loss(model, batch)
     torch.testing.assert_close(total, ((found - torch.tensor([2, -1.5, 3.25])) ** 2).sum())
-    assert count == 3 and task.score == "spearman"
+    assert count == 3 and task.goal({"spearman": 0.5, "mse": 2.0}) == 0.5
 
 
 def test_a_prediction_is_the_likeliest_label_with_the_scores_of_all(worker):
@@ -170,11 +170,11 @@ def test_a_prediction_is_the_likeliest_label_with_the_scores_of_all(worker):
 
 def test_the_metrics_compare_with_the_targets(worker):
     logits = torch.eye(3)[[0, 1, 2, 2]]
-    found = worker().metrics(logits, [0, 1, 2, 0])
+    found = worker().metrics(logits, [{"target": i} for i in (0, 1, 2, 0)])
     assert found.keys() == {"accuracy", "macro_f1", "mcc"} and found["accuracy"] == 0.75
     task = worker(labels=["LABEL_0"], regression=True)
     assert task.predictions(torch.tensor([[1.5]])) == [{"prediction": 1.5}]
-    found = task.metrics(torch.tensor([[1.0], [2.0], [4.0]]), [1.0, 2.0, 3.0])
+    found = task.metrics(torch.tensor([[1.0], [2.0], [4.0]]), [{"target": y} for y in (1.0, 2.0, 3.0)])
     assert found["mse"] == pytest.approx(1 / 3) and found["spearman"] == pytest.approx(1)
 
 

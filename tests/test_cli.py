@@ -21,7 +21,7 @@ from minift.cli import main
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("finetune", "predict", "evaluate", "generate", "check", "ls", "verify")
+COMMANDS = ("finetune", "pretrain", "predict", "evaluate", "generate", "download", "check", "ls", "verify")
 ROWS = tiny.rows(12)
 TABLE = "text\tlabel\n" + "".join(f"{row['text']}\t{row['label']}\n" for row in ROWS)
 
@@ -107,8 +107,8 @@ def test_every_setting_is_a_flag_with_its_default_in_the_help(called):
     text = " ".join(out.split())
     for part in (
         "--batch-tokens N",
-        "(default 32)",
-        "(default bert-nano)",
+        "(none: 32; lm and mlm: 4)",
+        "(default 3)",
         "--seed S of everything drawn at random (def",
     ):
         assert part in text, part

@@ -13,7 +13,7 @@ from collections import Counter
 import torch
 import torch.nn.functional as F
 
-from .. import data, metrics
+from .. import baselines, data, metrics
 from ..errors import Error, nearest
 
 TEXT = ("text", "text_a", "sentence1")  # synonyms of the first text's column, ...
@@ -21,11 +21,12 @@ PAIR = ("text_b", "sentence2")  # ... and of the second's, where there is one
 
 
 class Classify:
-    name = kind = "classify"
+    name, kinds = "classify", ("classify",)
+    usual_batch = 32  # rows a step
+    then = 'minift predict {} "…"'
 
     def __init__(self, tokenizer, labels: list[str], regression: bool = False, max_length: int | None = None):
         self.tokenizer, self.labels, self.regression, self.max_length = tokenizer, labels, regression, max_length
-        self.score = "spearman" if regression else "accuracy"  # what the best epoch has most of
         self.truncated = 0  # texts cut to max_length so far
 
     @staticmethod
@@ -56,6 +57,8 @@ class Classify:
             | ({"target": self.target(table, i, label)} if labelled else {})
             for i, row in enumerate(table.rows)
         ]
+
+    training = examples  # those to learn from are made in the same way
 
     def encode(self, texts: list[str], where: str) -> list[int]:
         """The ids of one text or of a pair."""
@@ -106,6 +109,8 @@ class Classify:
             return F.mse_loss(logits[:, 0], target.float(), reduction="sum"), len(target)
         return F.cross_entropy(logits, target, reduction="sum"), len(target)
 
+    outputs = logits  # what `predictions`, `metrics` and `show` are made from, a row each
+
     def predictions(self, logits: torch.Tensor) -> list[dict]:
         if self.regression:
             return [{"prediction": value} for value in logits[:, 0].tolist()]
@@ -113,10 +118,15 @@ class Classify:
         scores = [dict(zip(self.labels, row, strict=True)) for row in logits.softmax(-1).tolist()]
         return [{"prediction": name, "scores": row} for name, row in zip(likeliest, scores, strict=True)]
 
-    def metrics(self, logits: torch.Tensor, targets: list) -> dict[str, float]:
+    def metrics(self, logits: torch.Tensor, examples: list[dict]) -> dict[str, float]:
+        targets = [example["target"] for example in examples]
         if self.regression:
             return metrics.regression(logits[:, 0].tolist(), targets)
         return metrics.classification(logits.argmax(-1).tolist(), targets, self.labels)
+
+    def goal(self, metrics: dict) -> float:
+        """What the best epoch has most of."""
+        return metrics["spearman" if self.regression else "accuracy"]
 
     def describe(self, examples: list[dict]) -> str:
         """How the labels are spread, for the run's first lines."""
@@ -125,6 +135,27 @@ class Classify:
             return f"numbers from {min(values):g} to {max(values):g}"
         counts = Counter(self.labels[example["target"]] for example in examples)
         return ", ".join(f"{name} {counts[name]}" for name in self.labels)
+
+    def words_alone(self, tables, examples, split: str) -> dict[str, float]:
+        """The metrics of a bag of words that learns the training rows and reads those of `split`."""
+        texts = {name: [joined(row) for row in tables[name].rows] for name in ("train", split)}
+        targets = [example["target"] for example in examples["train"]]
+        classes = None if self.regression else len(self.labels)
+        scores = baselines.scores(texts["train"], targets, texts[split], classes)
+        return self.metrics(torch.as_tensor(scores).reshape(len(scores), -1), examples[split])
+
+    def show(self, model, table, examples, logits, count=5) -> str:
+        """The first rows with what the model says of them."""
+        lines = []
+        for i, found in enumerate(self.predictions(logits[:count])):
+            truth = table.rows[i][table.column("label")]
+            if self.regression:
+                verdict = f"{found['prediction']:8.3f}  (label {truth})"
+            else:
+                right = "right" if found["prediction"] == str(truth).strip() else "WRONG"
+                verdict = f"{right}  {found['prediction']} {found['scores'][found['prediction']]:.2f}"
+            lines.append(f"  {verdict:28}  {' '.join(joined(table.rows[i]).split())[:90]}")
+        return "\n".join(lines)
 
 
 def label_of(table: data.Table, i: int, column: str) -> str:

@@ -1,0 +1,187 @@
+"""Pre-train a language model from nothing: a vocabulary, a file of tokens, random weights, the loop.
+
+texts  -> vocabulary   trained on them (tokenizers/training.py)
+       -> tokens.bin   the ids of all documents, one after the other, two bytes each: may be larger than memory
+tokens -> rows         T tokens each, in their order; every 200th row is held out to measure by
+rows   -> model        GPT-2 (lm: every token from those before it) or BERT (mlm: hidden tokens from both sides)
+
+All of it lies in the run's folder; a training that was interrupted goes on from there, to the same end. Documents
+follow each other within a row, as they did when GPT-2 was trained, parted by <|endoftext|> (in BERT's, by [SEP]).
+
+    T tokens of a row, `context`
+"""
+
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from . import files, pretrained, runs, settings, tokenizers, train
+from .errors import Error, nearest
+from .models import bert, gpt2
+from .tasks.lm import LM
+from .tasks.mlm import MLM
+from .tokenizers import training
+
+TASKS = {"lm": LM, "mlm": MLM}
+HELD = 200  # of so many rows one is held out
+BLOCK = 2**20  # characters read at once
+ID = "<u2"  # how tokens.bin stores an id
+
+
+def pretrain(task: str, say=lambda line: None, **values) -> Path:
+    """Pre-train a model; `values` are fields of `settings.Pretrain`. Returns its folder. Called again with the same
+    settings and folder it goes on where it stopped. Raises `Error`."""
+    if task not in TASKS:
+        raise Error(f"unknown task '{task}'; there is {', '.join(TASKS)}{nearest(task, TASKS)}")
+    options = runs.prepare(settings.make(settings.Pretrain, values))
+    if not options.text or not options.out:
+        raise Error("pretrain needs --text F … to learn from, and --out DIR to keep what it learns")
+    folder = Path(options.out)
+    settle(folder, task, options)
+    tokenizer = vocabulary(task, options, folder, say)
+    tokens = encoded(tokenizer, options.text, folder, say)
+
+    T, cls = options.context, [] if tokenizer.cls is None else [tokenizer.cls]
+    step = T - len(cls)
+    rows = (len(tokens) - 1) // step  # and one more token: the last row's last target
+    held = range(HELD // 2, rows, HELD)
+    if not held:
+        least = f"{HELD // 2 + 1} rows of {T}"
+        raise Error(f"{len(tokens):,} tokens are too few: {least} are the least; give more --text or less --context")
+    learned = [row for row in range(rows) if row % HELD != HELD // 2]
+    say(f"rows       {len(learned):,} of {T} tokens to learn from, {len(held):,} held out")
+    model = fresh(task, tokenizer, options).to(options.device)
+    size = sum(p.numel() for p in model.parameters())
+    say(f"model      {model.FAMILY}, {size:,} parameters; {options.device}, {options.precision}, rate {options.lr:g}")
+    worker = TASKS[task](tokenizer, T)
+
+    def example(row: int) -> dict:
+        ids = cls + tokens[row * step : (row + 1) * step + 1].astype(int).tolist()
+        target = ids[1:] if task == "lm" else []  # mlm hides tokens when it makes a batch
+        return {"ids": ids[:T], "target": target, "mask": [1] * T, "tokens": T, "bytes": 0}
+
+    examples = [example(row) for row in held]
+    if task == "mlm":
+        examples = worker.hidden(examples)
+
+    def collate(numbers):
+        return runs.on(options.device, worker.batch([example(row) for row in numbers]))
+
+    history = train.train(
+        model,
+        plan(learned, options),
+        collate,
+        worker.loss,
+        options,
+        evaluate=lambda model: {"loss": runs.assess(worker, model, examples, options)[0]["loss"]},
+        score=worker.goal,
+        log=runs.logger(folder),
+        state=folder / "training.pt",
+    )
+    result = {
+        "task": task,
+        "metrics": {"held": history.best},
+        "train": {"steps": history.steps, "tokens": history.tokens, "seconds": round(history.seconds, 2)},
+    }
+    files.write_json(folder / "result.json", result)
+    pretrained.save(model.float(), tokenizer, folder)
+    say(f"trained    {history.steps:,} steps, {history.tokens:,} tokens in {history.seconds:,.0f} s")
+    say(f"held out   {runs.shown(history.best)}")
+    say(f"saved      {folder}; now: {worker.then.format(folder)}")
+    return folder
+
+
+def settle(folder: Path, task: str, options):
+    """Note the settings in the folder, or see that they are those noted there."""
+    values = {"task": task} | {k: v for k, v in asdict(options).items() if k not in ("out", "device", "threads")}
+    path = folder / "pretrain.json"
+    if path.exists():
+        before = files.read_json(path)
+        changed = [name for name in values if values[name] != before.get(name)]
+        if changed:
+            what = ", ".join(f"{name} was {before.get(name)!r}, is {values[name]!r}" for name in changed)
+            raise Error(f"{path}: another training began here: {what}; give its settings to go on, or another --out")
+    elif folder.exists() and any(folder.iterdir()):
+        raise Error(f"--out {folder}: is not empty; name another folder, or remove it first")
+    files.write_json(path, values)
+
+
+def vocabulary(task: str, options, folder: Path, say):
+    """The tokenizer in the folder, trained on the texts if there is none yet."""
+    if not any((folder / name).exists() for name in ("vocab.json", "vocab.txt")):
+        say(f"vocabulary training {options.vocab:,} tokens …")
+        build = training.train_bpe if task == "lm" else training.train_wordpiece
+        build((text for path in options.text for text, _ in blocks(path)), options.vocab, folder)
+    return tokenizers.load(folder)
+
+
+def blocks(path: str):
+    """(text, whether a document ends with it): about BLOCK characters at a time, cut between paragraphs, so that the
+    file may be larger than memory."""
+    rest = ""
+    try:
+        with open(path, encoding="utf-8-sig") as f:
+            while more := f.read(BLOCK):
+                *documents, rest = training.END_LINE.split(rest + more)
+                yield from ((document, True) for document in documents)
+                at = rest.rfind("\n\n") + 2
+                if at > 1 and len(rest) >= BLOCK:
+                    yield rest[:at], False
+                    rest = rest[at:]
+    except UnicodeDecodeError:
+        files.read_text(path)  # says where and how to convert it
+    except OSError as e:
+        raise Error(f"{path}: cannot be read ({e.strerror})") from None
+    yield rest, True
+
+
+def encoded(tokenizer, paths: list[str], folder: Path, say) -> np.ndarray:
+    """The ids of all texts, mapped from tokens.bin; it is written if it is not there yet."""
+    path = folder / "tokens.bin"
+    if not path.exists():
+        if tokenizer.vocab_size > 2**16:
+            raise Error(f"--vocab {tokenizer.vocab_size}: at most {2**16:,}, two bytes a token")
+        say(f"tokens     encoding {len(paths)} files …")
+        end = [tokenizer.eos if tokenizer.sep is None else tokenizer.sep]
+        special = 0 if tokenizer.sep is None else 1  # WordPiece puts [CLS] and [SEP] around a text
+        with files.written(path) as f:
+            f.write(np.array(end, ID).tobytes())
+            for source in paths:
+                for text, ends in blocks(source):
+                    ids = tokenizer.encode(text.strip("\n") if ends else text)
+                    ids = ids[special : len(ids) - special] + (end if ends else [])
+                    f.write(np.array(ids, ID).tobytes() if text.strip() else b"")
+    return np.memmap(path, ID, "r")
+
+
+def fresh(task: str, tokenizer, options):
+    """A model of the shape asked for, with random weights and without dropout: text that is seen once or a few times
+    needs none."""
+    if task == "lm":
+        zero = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+        shape = {
+            "n_embd": options.width,
+            "n_layer": options.layers,
+            "n_head": options.heads,
+            "n_positions": options.context,
+        }
+        ends = {"bos_token_id": tokenizer.eos, "eos_token_id": tokenizer.eos}
+        return gpt2.GPT2(gpt2.Config(vocab_size=tokenizer.vocab_size, **shape, **zero, extra=ends))
+    zero = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+    shape = {"hidden_size": options.width, "num_hidden_layers": options.layers, "num_attention_heads": options.heads}
+    shape |= {"intermediate_size": 4 * options.width, "max_position_embeddings": options.context}
+    return bert.BERT(bert.Config(vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad, **shape, **zero), "mlm")
+
+
+def plan(rows: list[int], options) -> list[list[list[int]]]:
+    """Batches of rows, each row once before any comes again, until there are `tokens`; in stretches, after each of
+    which the training is saved."""
+    batches, wanted, epoch = [], -(-int(options.tokens) // (options.context * options.batch_size)), 0
+    while len(batches) < wanted:
+        random.Random(f"{options.seed} {epoch}").shuffle(rows := sorted(rows))
+        batches += [rows[i : i + options.batch_size] for i in range(0, len(rows), options.batch_size)]
+        epoch += 1
+    stretch = max(1, min(options.save_every, wanted))
+    return [batches[i : min(i + stretch, wanted)] for i in range(0, wanted, stretch)]

@@ -1,0 +1,181 @@
+"""A vocabulary and a model from nothing, and a training that goes on as if it had never stopped.
+Run me: pytest tests/test_pretraining.py"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as some
+
+import minift
+from minift import checkpoint, files, pretraining, safetensors, train
+from minift.cli import main
+from minift.settings import Finetune
+
+torch.set_num_threads(1)
+
+WORDS = ["the", "boat", "came", "in", "with", "tide", "and", "went", "out", "again", "wind", "turned", "grey", "water"]
+QUICK = {"vocab": 300, "layers": 1, "width": 16, "heads": 2, "context": 16, "batch_size": 4, "device": "cpu"}
+QUICK |= {"tokens": 1280, "save_every": 5, "lr": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    chance = np.random.default_rng(0)
+    documents = [" ".join(chance.choice(WORDS, 60)) + ".\n\n" + " ".join(chance.choice(WORDS, 60)) for _ in range(40)]
+    path = tmp_path_factory.mktemp("books") / "book.txt"
+    path.write_text("\n<|endoftext|>\n".join(documents) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def tensors(folder):
+    return safetensors.load(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("task", ["lm", "mlm"])
+def test_a_model_made_from_nothing_has_learned_something_and_loads(book, task, tmp_path):
+    lines = []
+    folder = pretraining.pretrain(task, say=lines.append, text=[book], out=str(tmp_path / "run"), **QUICK)
+    model, tokenizer = minift.load(folder)
+    assert model.kind == task and tokenizer.vocab_size == model.config.vocab_size <= 300
+    first = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [entry["valid"]["loss"] for entry in first if "valid" in entry]
+    assert losses[-1] < losses[0] - 0.1 and losses[-1] < np.log(tokenizer.vocab_size) - 0.3
+    result = json.loads((folder / "result.json").read_text())
+    assert (
+        result["task"] == task and result["train"]["steps"] == 20 and result["metrics"]["held"]["loss"] == min(losses)
+    )
+    if task == "lm":
+        assert minift.generate(model, tokenizer, "the boat", max_new_tokens=5)
+
+
+@pytest.mark.parametrize("task", ["lm", "mlm"])
+def test_an_interrupted_training_goes_on_to_the_same_weights(book, task, tmp_path, monkeypatch):
+    whole = pretraining.pretrain(task, text=[book], out=str(tmp_path / "whole"), **QUICK)
+    out, save, saves = str(tmp_path / "parts"), checkpoint.save, []
+
+    def interrupted(*state):
+        save(*state)
+        saves.append(state)
+        if len(saves) in (1, 3):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            pretraining.pretrain(task, text=[book], out=out, **QUICK)
+        assert not (tmp_path / "parts" / "config.json").exists()
+        torch.rand(7)  # whatever chance has done in between
+    parts = pretraining.pretrain(task, text=[book], out=out, **QUICK)
+    for name, tensor in tensors(whole).items():
+        assert torch.equal(tensors(parts)[name], tensor), name
+    steps = [json.loads(line)["step"] for line in (parts / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 20
+
+
+def test_other_settings_do_not_go_on_with_a_training(book, tmp_path):
+    out = str(tmp_path / "run")
+    pretraining.pretrain("lm", text=[book], out=out, **QUICK)
+    with pytest.raises(minift.Error, match=r"another training began here: lr was 0.01, is 0.02; give its settings"):
+        pretraining.pretrain("lm", text=[book], out=out, **(QUICK | {"lr": 0.02}))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("mine")
+    with pytest.raises(minift.Error, match="full: is not empty"):
+        pretraining.pretrain("lm", text=[book], out=str(tmp_path / "full"), **QUICK)
+
+
+def test_a_damaged_state_is_one_clear_error(book, tmp_path):
+    folder = pretraining.pretrain("lm", text=[book], out=str(tmp_path / "run"), **QUICK)
+    (folder / "training.pt").write_bytes((folder / "training.pt").read_bytes()[:1000])
+    with pytest.raises(minift.Error, match=r"training.pt: no state of this training .*; remove it to begin anew"):
+        pretraining.pretrain("lm", text=[book], out=str(folder), **QUICK)
+
+
+@pytest.mark.parametrize("task", ["lm", "mlm"])
+def test_the_file_of_tokens_holds_all_documents_one_after_the_other(book, task, tmp_path):
+    folder = pretraining.pretrain(task, text=[book, book], out=str(tmp_path / "run"), **QUICK)
+    tokenizer = minift.load_tokenizer(folder)
+    ids = np.fromfile(folder / "tokens.bin", "<u2").tolist()
+    end = tokenizer.eos if task == "lm" else tokenizer.sep
+    documents = [text.strip("\n") for text in files.read_text(book).split("<|endoftext|>")] * 2
+    encode = tokenizer.encode if task == "lm" else lambda text: tokenizer.encode(text)[1:-1]
+    assert ids == [end, *(i for text in documents for i in (*encode(text), end))]
+
+
+@given(
+    some.lists(some.text("ab \n", max_size=30).map(lambda text: text.strip("\n")), min_size=1, max_size=6),
+    some.integers(1, 50),
+)
+def test_reading_in_blocks_loses_nothing_and_finds_every_end(tmp_path_factory, documents, size):
+    path = tmp_path_factory.mktemp("blocks") / "a.txt"
+    path.write_text("\n<|endoftext|>\n".join(documents), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining, "BLOCK", size)
+        found = list(pretraining.blocks(str(path)))
+    whole, current = [], ""
+    for text, ends in found:
+        current += text
+        if ends:
+            whole, current = [*whole, current.strip("\n")], ""
+    assert whole == documents and current == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ({"text": None}, ["pretrain needs --text"]),
+        ({"context": 4096}, ["tokens are too few: 101 rows of 4096 are the least"]),
+        ({"vocab": 100}, ["size=100 is too small"]),
+        ({"heads": 3}, ["n_embd 16 cannot be shared among 3 heads"]),
+        ({"text": ["nowhere.txt"]}, ["nowhere.txt: cannot be read"]),
+        ({"tokens": -1.0}, ["--tokens -1.0"]),
+    ],
+)
+def test_a_mistake_is_one_clear_error(book, values, parts, tmp_path):
+    with pytest.raises(minift.Error) as caught:
+        pretraining.pretrain("lm", **(QUICK | {"text": [book], "out": str(tmp_path / "run")} | values))
+    assert [part for part in parts if part not in str(caught.value)] == [], caught.value
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_an_unknown_task_names_the_nearest():
+    with pytest.raises(minift.Error, match="unknown task 'ml'; there is lm, mlm"):
+        pretraining.pretrain("ml")
+
+
+def test_the_command_takes_several_texts(book, tmp_path, capsys):
+    arguments = ["--out", str(tmp_path / "run"), "--vocab", "300", "--layers", "1", "--width", "16", "--heads", "2"]
+    arguments += ["--context", "16", "--tokens", "640", "--device", "cpu", "--text", book, book]
+    main(["pretrain", "lm", *arguments])
+    out = capsys.readouterr().out
+    assert "encoding 2 files" in out and "held out   loss" in out
+
+
+def test_the_loop_skips_what_was_learned_and_nothing_else(tmp_path):
+    """Every batch is seen once, however often the training stops."""
+    model, seen = torch.nn.Linear(2, 1), []
+
+    def collate(rows):
+        seen.append(rows)
+        return {"x": torch.ones(len(rows), 2)}
+
+    def run(stop):
+        def evaluate(model):
+            if len(seen) == stop:
+                raise KeyboardInterrupt
+            return {"loss": 1.0}
+
+        options = Finetune(lr=1e-3, precision="fp32")
+        loss = lambda model, batch: (model(batch["x"]).square().sum(), len(batch["x"]))
+        return train.train(
+            model, plan, collate, loss, options, evaluate, lambda m: -m["loss"], state=tmp_path / "training.pt"
+        )
+
+    plan = [[[1], [2]], [[3]], [[4], [5], [6]]]
+    model.blocks, model.new = [], []
+    with pytest.raises(KeyboardInterrupt):
+        run(stop=3)  # while the second epoch is measured: it has not been saved, and is learned again
+    assert run(stop=None).steps == 6
+    assert seen == [[1], [2], [3], [3], [4], [5], [6]]
