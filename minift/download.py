@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import json
 import os
+import socket
 import sys
 import time
 import urllib.error
@@ -67,7 +68,10 @@ def persistently(url: str, attempt):
                 fault += f", wants to be asked again in {asked} s"
                 pause = int(asked) if int(asked) <= LONGEST else None
         except (OSError, ValueError, http.client.HTTPException) as e:  # ValueError: redirected to no address at all
-            fault = f"cannot be reached, or breaks off: {getattr(e, 'reason', e) or type(e).__name__}"
+            reason = getattr(e, "reason", e)
+            fault = f"cannot be reached, or breaks off: {reason or type(e).__name__}"
+            if isinstance(reason, socket.gaierror):  # no network, or no such host: that does not change in seconds
+                raise Error(f"{host} cannot be found ({reason.strerror}): no network, it seems", code=1) from None
         if pause is None:
             raise Error(f"{host} {fault}; try again later: what has come so far is kept", code=1)
         say(f"{host} {fault}; next attempt in {pause} s")

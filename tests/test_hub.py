@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -350,6 +351,15 @@ def test_a_server_that_cannot_be_reached_is_named(server, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     refused("bert-nan", "127.0.0.1:9 cannot be reached", "refused", "did you mean 'bert-nano'?", code=1)
     assert len(server.pauses) == 3
+
+
+def test_without_a_network_the_answer_comes_at_once(server, monkeypatch):
+    def nowhere(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    refused("bert-nan", "cannot be found (Name or service not known)", "did you mean 'bert-nano'?", code=1)
+    assert server.pauses == []
 
 
 def test_a_redirect_into_the_void_or_in_a_circle_is_an_error_in_a_line(server):
