@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import files, pretrained, runs, settings, tokenizers, train
+from . import files, optim, pretrained, runs, settings, tokenizers, train
 from .errors import Error, nearest
 from .models import bert, gpt2
 from .tasks.lm import LM
@@ -79,6 +79,7 @@ def pretrain(task: str, say=lambda line: None, **values) -> Path:
         score=worker.goal,
         log=runs.logger(folder),
         state=folder / "training.pt",
+        optimizer=optim.muon,
     )
     result = {
         "task": task,
@@ -86,7 +87,7 @@ def pretrain(task: str, say=lambda line: None, **values) -> Path:
         "train": {"steps": history.steps, "tokens": history.tokens, "seconds": round(history.seconds, 2)},
     }
     files.write_json(folder / "result.json", result)
-    pretrained.save(model.float(), tokenizer, folder)
+    pretrained.save(model, tokenizer, folder)
     say(f"trained    {history.steps:,} steps, {history.tokens:,} tokens in {history.seconds:,.0f} s")
     say(f"held out   {runs.shown(history.best)}")
     say(f"saved      {folder}; now: {worker.then.format(folder)}")

@@ -30,7 +30,17 @@ class History:
 
 
 def train(
-    model, plan, collate, loss, settings, evaluate=None, score=None, log=lambda record: None, where=str, state=None
+    model,
+    plan,
+    collate,
+    loss,
+    settings,
+    evaluate=None,
+    score=None,
+    log=lambda record: None,
+    where=str,
+    state=None,
+    optimizer=optim.adamw,
 ) -> History:
     """Train what `requires_grad` of `model`, in place, and leave it with the weights of the best epoch.
 
@@ -42,10 +52,11 @@ def train(
     log       called with one dict every `settings.log_every` steps and one an evaluation
     where     row number -> its place in the data, for messages
     state     a file that is written after each epoch; where it is there, the training goes on from it
+    optimizer (model, peak rate, weight decay) -> what makes the steps
     """
     device = next(model.parameters()).device
     learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = optim.adamw(model, settings.lr, settings.weight_decay)
+    optimizer = optimizer(model, settings.lr, settings.weight_decay)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
     plan = [grouped(epoch, settings.accumulate) for epoch in plan]  # epochs of steps of batches of rows
     steps = sum(map(len, plan))
@@ -86,7 +97,8 @@ def train(
                 if not (math.isfinite(mean) and math.isfinite(norm)):
                     places = [where(row) for rows in window for row in rows]
                     raise Error(diverged(history.steps + 1, mean, norm, units, places), code=1)
-                optimizer.step()
+                with autocast:  # Muon multiplies matrices
+                    optimizer.step()
 
                 history.steps += 1
                 history.losses.append(mean)

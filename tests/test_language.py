@@ -4,6 +4,7 @@ Run me: pytest tests/test_language.py"""
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import tiny
@@ -305,6 +306,24 @@ def test_a_run_tells_before_and_after_and_what_was_forgotten(folders, task, tmp_
     assert result["task"] == task and result["metrics"] == run.metrics and result["baselines"] == {}
     again = minift.evaluate(run.folder, TEXTS[:1])
     assert again == pytest.approx(run.metrics["valid"], rel=1e-5)
+
+
+@pytest.mark.parametrize("task", ["lm", "mlm"])
+def test_the_best_epoch_is_the_one_with_the_least_loss(folders, task, tmp_path):
+    run = minift.finetune(  # so long on one text that it forgets the others
+        task, model=folders[task], train=TEXTS[:1], valid=TEXTS[1:], out=tmp_path / "run", lr=3e-2, epochs=12,
+        device="cpu", max_length=24,
+    )  # fmt: skip
+    log = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [entry["valid"]["loss"] for entry in log if "valid" in entry]
+    assert losses[-1] > min(losses) and run.metrics["valid"]["loss"] == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_what_is_forgotten_is_measured_on_text_that_no_one_trains_on(folders, tmp_path):
+    lines = []
+    minift.finetune("lm", model=folders["lm"], train=TEXTS, out=tmp_path / "a", say=lines.append, **QUICK)
+    line = next(line for line in lines if line.startswith("other "))
+    assert str(Path("reviews", "test.tsv")) in line and "503 rows" in line
 
 
 def test_the_prompt_is_continued_before_and_after(folders, tmp_path):

@@ -75,6 +75,63 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(book, task, tmp_pat
     assert steps == sorted(steps) and steps[-1] == 20
 
 
+def rows_learned_from(book, folder, monkeypatch, **values):
+    """The plan of a pre-training, and how many rows there are."""
+    found = []
+    monkeypatch.setattr(train, "train", lambda model, plan, *_, **__: found.append(plan) or exit())
+    with pytest.raises(SystemExit):
+        pretraining.pretrain("lm", text=[book], out=str(folder), **(QUICK | values))
+    return found[0], (len(np.fromfile(folder / "tokens.bin", "<u2")) - 1) // QUICK["context"]
+
+
+def test_every_two_hundredth_row_is_held_out_and_each_other_one_learned_once_an_epoch(book, tmp_path, monkeypatch):
+    _, rows = rows_learned_from(book, tmp_path / "a", monkeypatch)
+    learned = sorted(set(range(rows)) - set(range(100, rows, 200)))
+    assert rows > 200 and len(learned) < rows
+    two_epochs = QUICK["context"] * 2.0 * -(-len(learned) // 4) * 4
+    plan, _ = rows_learned_from(book, tmp_path / "b", monkeypatch, tokens=two_epochs)
+    seen = [row for stretch in plan for batch in stretch for row in batch]
+    half = len(learned)
+    assert sorted(seen[:half]) == learned == sorted(seen[half:])
+    assert seen[:half] != learned and seen[:half] != seen[half:]  # in another order each time
+    other, _ = rows_learned_from(book, tmp_path / "c", monkeypatch, tokens=two_epochs, seed=1)
+    assert other != plan
+
+
+def test_the_model_has_the_weights_of_the_best_stretch_also_after_an_interruption(tmp_path):
+    """Of the stretches' losses 3, 1, 2 the second is the best; the training stops after it and goes on."""
+    scores = iter([3.0, 1.0, 2.0])
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.blocks, model.new, kept = [], [], []
+
+    def evaluate(model):
+        kept.append(model.weight.item())
+        return {"loss": next(scores)}
+
+    def run(steps):
+        options = Finetune(lr=1e-2, precision="fp32", max_steps=None)
+        loss = lambda model, batch: (model(batch["x"]).sum(), 1)
+        with pytest.MonkeyPatch.context() as patch:
+            if steps == 2:
+                patch.setattr(checkpoint, "save", interrupting)
+            train.train(
+                model, [[[0]], [[1]], [[2]]], lambda rows: {"x": torch.ones(1, 1)}, loss, options, evaluate,
+                lambda m: -m["loss"], state=tmp_path / "training.pt",
+            )  # fmt: skip
+
+    save = checkpoint.save
+
+    def interrupting(path, model, optimizer, history, best):
+        save(path, model, optimizer, history, best)
+        if history.steps == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(2)
+    run(3)
+    assert len(set(kept)) == 3 and model.weight.item() == kept[1]
+
+
 def test_other_settings_do_not_go_on_with_a_training(book, tmp_path):
     out = str(tmp_path / "run")
     pretraining.pretrain("lm", text=[book], out=out, **QUICK)

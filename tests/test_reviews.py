@@ -1,8 +1,10 @@
 """The embedded reviews are as their README says, and too hard for words alone. Run me: pytest tests/test_reviews.py"""
 
 import re
+import runpy
 from collections import Counter
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +69,12 @@ def test_the_files_are_plain_text_with_nothing_odd_in_it(part):
         assert odd == [] and line.count("\t") == 3, (n, line, odd)
         for cell in line.split("\t"):
             assert cell and cell == " ".join(cell.split()), (n, "white space around or doubled", cell)
+
+
+def test_the_files_are_the_split_of_seed_0():
+    source = Path(__file__).parent / "bench" / "reviews.py"
+    made = runpy.run_path(str(source))["made"]
+    assert made(0) == {part: table.rows for part, table in TABLES.items()} != made(1)
 
 
 def test_the_hard_file_has_hard_rows_of_every_style_and_nothing_else():

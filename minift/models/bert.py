@@ -209,7 +209,9 @@ class BERT(nn.Module):
     @property
     def new(self):
         """The head that fine-tuning adds: `--tune head` trains nothing else."""
-        return [self.dropout, self.classifier] if self.kind == "classify" else [*getattr(self, "cls", {}).values()]
+        if self.kind == "classify":
+            return [self.dropout, self.classifier]
+        return [*self.cls.values()] if "cls" in self._modules else []
 
     def hidden(self, ids, mask=None, segments=None):
         """ids (B, T), segments (B, T) of 0 and 1 (None: all 0) -> (B, T, C) without the head."""
@@ -287,11 +289,8 @@ TIED = {
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 LABELLED = "classifier."  # the head whose rows are labels: of no use for other labels
-NEW = {
-    "classify": (LABELLED, "bert.pooler."),
-    "mlm": ("cls.",),
-    "pretraining": ("cls.",),
-}  # what may be new when fine-tuning adds a head
+# What may be new when fine-tuning adds a head:
+NEW = {"classify": (LABELLED, "bert.pooler."), "mlm": ("cls.",), "pretraining": ("cls.",)}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ TEXT = "text"
 
 class LM:
     name, kinds = "lm", ("lm",)
-    labels = None
     usual_batch = 4  # rows a step: of 512 tokens, about 2,000 tokens
     truncated = 0  # long texts become several windows
     then = 'minift generate {} --prompt "…"'
