@@ -19,7 +19,7 @@ MEMORY = "(given in memory)"  # stands in the run's folder where a name or a pat
 TASKS = {task.name: task for task in (Classify, LM, MLM)}
 EMBEDDED = {  # the model and the data set that a task takes when none is given
     "classify": ("bert-nano", "reviews"),
-    "lm": (None, "harbour"),
+    "lm": ("gpt2-nano", "harbour"),
     "mlm": ("bert-nano", "harbour"),
 }
 NAMES = {"train": "train", "valid": "validation", "test": "test"}  # a part, and its file in an embedded data set
@@ -49,8 +49,6 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     values = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v is not None}
     options = prepare(settings.make(settings.Finetune, values))
     options.model = options.model or EMBEDDED[task][0]
-    if options.model is None and "model" not in memory:
-        raise Error(f"finetune {task} needs --model (none comes with minift yet): gpt2, or one from minift pretrain")
     options.batch_size = options.batch_size or TASKS[task].usual_batch
     tables, origin, labels = read_tables(task, options, memory)
     folder = new_folder(task, options.out)

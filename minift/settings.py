@@ -22,7 +22,7 @@ class Finetune:
 
     model: str | None = option(
         None,
-        "embedded, a folder, or random:NAME: its shape, fresh weights (none: bert-nano; lm has none)",
+        "embedded, a folder, or random:NAME: its shape, fresh weights (none: bert-nano; for lm gpt2-nano)",
         metavar="M",
     )
     train: str | None = option(

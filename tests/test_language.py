@@ -392,9 +392,13 @@ def test_a_mistake_is_one_clear_error_and_leaves_no_model(folders, values, parts
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_lm_asks_for_a_model_since_none_comes_with_minift(tmp_path):
-    with pytest.raises(minift.Error, match="finetune lm needs --model"):
-        minift.finetune("lm", out=tmp_path / "run")
+@pytest.mark.parametrize(("task", "model"), [("lm", "gpt2-nano"), ("mlm", "bert-nano")])
+def test_with_nothing_said_an_embedded_model_learns_the_harbour(task, model, tmp_path):
+    lines = []
+    run = minift.finetune(task, out=tmp_path / "run", say=lines.append, max_steps=2, device="cpu", threads=1)
+    said = "\n".join(lines)
+    assert f"model      {model}, " in said and str(Path("harbour", "train.txt")) in said
+    assert run.metrics["valid"]["bits_per_byte"] < run.metrics["valid_before"]["bits_per_byte"]
 
 
 def test_predict_sends_a_language_model_to_generate(folders):

@@ -53,7 +53,7 @@ LAYERS = [
     {"weights", "data", "generation", "baselines", "fingerprints", "checkpoint", "tasks/__init__"},
     {"hub"},
     {"train", "pretrained", "tasks/classify", "tasks/lm"},
-    {"tasks/mlm"},
+    {"tasks/mlm", "miniatures"},
     {"runs", "distill", "verify"},
     {"pretraining"},
     {"cli"},
@@ -192,7 +192,7 @@ def test_the_wheel_carries_the_code_the_data_and_the_type_marker(wheel):
     assert {f"minift/{name}.py" for name in FILES} <= names
     data = {path.relative_to(ROOT / "data") for path in (ROOT / "data").rglob("*") if path.is_file()}
     data = {path.as_posix() for path in data if not any(part.startswith(".") for part in path.parts)}
-    assert {"reviews/train.tsv", "models/bert-nano/config.json", "models/bert-nano/model.safetensors"} <= data
+    assert {"reviews/train.tsv", "models/bert-nano/config.json", "models/gpt2-nano/model.safetensors"} <= data
     assert {name.removeprefix("minift/_data/") for name in names if name.startswith("minift/_data/")} == data
     rest = {name for name in names if not name.startswith(("minift/", "minift-"))}
     assert rest == set()  # no tests, no tutorials

@@ -10,21 +10,22 @@ import pytest
 import torch
 import transformers
 
-from minift import cli, pretrained, verify
+from minift import cli, miniatures, pretrained, verify
 from minift.errors import Error
 
 torch.set_num_threads(1)
 FAMILIES = ("gpt2", "bert")
+EACH = [(family, kind) for family in FAMILIES for kind in miniatures.KINDS[family]]
 
 
 def theirs(folder, family, kind):
-    verify.publish(folder, family, kind)
-    return getattr(transformers, verify.KINDS[family][kind][0]).from_pretrained(folder).eval()
+    miniatures.publish(folder, family, kind)
+    return getattr(transformers, miniatures.KINDS[family][kind][0]).from_pretrained(folder).eval()
 
 
 def their_logits(model, family):
     segments = {"token_type_ids": torch.tensor([[0, 0, 0, 1, 1, 1]])} if family == "bert" else {}
-    return model(verify.IDS, **segments).logits.flatten().detach()
+    return model(miniatures.IDS, **segments).logits.flatten().detach()
 
 
 def their_losses(model):
@@ -36,7 +37,7 @@ def their_losses(model):
     groups = [{"params": decayed, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
     optimizer, losses = torch.optim.AdamW(groups, lr=5e-4), []
     for step in range(20):
-        examples = [verify.EXAMPLES[i] for i in verify.BATCHES[step % 2]]
+        examples = [miniatures.EXAMPLES[i] for i in miniatures.BATCHES[step % 2]]
         ids, mask = (torch.zeros(len(examples), max(len(e["ids"]) for e in examples), dtype=torch.long) for _ in "12")
         for row, example in enumerate(examples):
             ids[row, : len(example["ids"])], mask[row, : len(example["ids"])] = torch.tensor(example["ids"]), 1
@@ -52,39 +53,43 @@ def their_losses(model):
 # -- the stored numbers -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("family", "kind"), [(family, kind) for family in FAMILIES for kind in verify.KINDS[family]])
+@pytest.mark.parametrize(
+    ("family", "kind"), [(family, kind) for family in FAMILIES for kind in miniatures.KINDS[family]]
+)
 def test_the_stored_logits_are_those_of_transformers(tmp_path, family, kind):
     logits = their_logits(theirs(tmp_path, family, kind), family)[:: 1 if kind == "classify" else 30]
-    assert logits.tolist() == pytest.approx(verify.REFERENCE[kind, family], rel=0, abs=2e-6)
+    assert logits.tolist() == pytest.approx(miniatures.REFERENCE[kind, family], rel=0, abs=2e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_stored_losses_are_those_of_transformers_and_torch_adamw(tmp_path, family):
     losses = their_losses(theirs(tmp_path, family, "classify"))
-    assert [losses[i] for i in (0, 1, 9, 19)] == pytest.approx(verify.REFERENCE["losses", family], rel=0, abs=5e-6)
+    assert [losses[i] for i in (0, 1, 9, 19)] == pytest.approx(miniatures.REFERENCE["losses", family], rel=0, abs=5e-6)
 
 
-@pytest.mark.parametrize(("family", "kind"), [(family, kind) for family in FAMILIES for kind in verify.KINDS[family]])
+@pytest.mark.parametrize(
+    ("family", "kind"), [(family, kind) for family in FAMILIES for kind in miniatures.KINDS[family]]
+)
 def test_the_tiny_file_has_the_keys_that_transformers_writes(tmp_path, family, kind):
     theirs(tmp_path, family, kind).save_pretrained(tmp_path / "again")
     found = verify.safetensors.load(tmp_path / "again" / "model.safetensors")
-    ours = verify.weights(family, kind)
+    ours = miniatures.weights(family, kind)
     assert found.keys() == ours.keys()
     assert all(torch.equal(found[key], ours[key]) for key in ours)
 
 
 def test_no_tiny_weight_is_as_it_is_initialised():
     for family in FAMILIES:
-        for kind in verify.KINDS[family]:
-            for key, tensor in verify.weights(family, kind).items():
+        for kind in miniatures.KINDS[family]:
+            for key, tensor in miniatures.weights(family, kind).items():
                 start = 1.0 if tensor.ndim == 1 and key.endswith("weight") else 0.0
                 assert (tensor != start).float().mean() > 0.9, key
                 assert tensor.ndim < 2 or torch.linalg.matrix_rank(tensor) == min(tensor.shape), key
 
 
 def test_the_greedy_texts_of_the_tiny_model_vary_and_have_no_close_second():
-    model, seen = verify.tiny("gpt2", "lm"), set()
-    for prompt in verify.IDS, verify.OTHER, verify.IDS[:, :1]:
+    model, seen = miniatures.tiny("gpt2", "lm"), set()
+    for prompt in miniatures.IDS, miniatures.OTHER, miniatures.IDS[:, :1]:
         ids = prompt
         for _ in range(8):
             best = model(ids)[0, -1].topk(2)
@@ -142,8 +147,8 @@ def plant(monkeypatch, file, old, new):
     if file in (GPT2, BERT):
         family, name = {GPT2: ("gpt2", "GPT2"), BERT: ("bert", "BERT")}[file]
         monkeypatch.setitem(pretrained.FAMILIES, family, (module, edited[name]))
-    if file == "tasks/classify":
-        monkeypatch.setattr(verify, "Classify", edited["Classify"])
+    if task := {"tasks/classify": "Classify", "tasks/lm": "LM", "tasks/mlm": "MLM"}.get(file):
+        monkeypatch.setattr(verify, task, edited[task])
 
 
 def broken(*families):
@@ -158,6 +163,7 @@ PACKED, CACHE, BATCH = "packed texts are strangers", "the cache changes nothing"
 SUM, DROPOUT, HEAD = "accumulation is one large batch", "dropout in training alone", "--tune head trains the head"
 FUTURE, BOTH, EMPTY = "the future is invisible", "every token sees every token", "a row of nothing but padding"
 SAVED, NAN, FORWARD = "saved as it was published", "no step after a NaN", "forward is the head of hidden"
+ONCE, HIDDEN = "every token is predicted once", "three ways to hide a word"
 BPE, PIECES, MORE = "byte pairs and back", "word pieces and back", "and others, too"
 
 MISTAKES = {  # the file, the laws that break; what it says, what a learner writes
@@ -241,6 +247,26 @@ MISTAKES = {  # the file, the laws that break; what it says, what a learner writ
         "if done.all()", "if done.any()"),
     "the last column of the prompts": ("generation", (BATCH,),
         "hidden[rows, last]", "hidden[rows, -1]"),
+    "a token between two windows that nobody predicts": ("tasks/lm", (ONCE,),
+        "done, size = end, 0", "done, size = end + 1, 0"),
+    "the token itself as its target": ("tasks/lm", (ONCE,),
+        "ids[done:end]", "ids[done - 1 : end - 1]"),
+    "measured in windows side by side": ("tasks/lm", (ONCE,),
+        "max(self.max_length // 2, 1)", "self.max_length"),
+    "one number for all the texts of a row": ("tasks/lm", (ONCE,),
+        "[n for n, window", "[1 for n, window"),
+    "no token of its own for what ends a document": ("tasks/lm", (ONCE,),
+        "*self.tokenizer.encode(text), *edge]", "*self.tokenizer.encode(text)]"),
+    "every hidden word becomes [MASK]": ("tasks/mlm", (HIDDEN,),
+        "draw < 0.8 * HIDDEN", "draw < HIDDEN"),
+    "no hidden word stays": ("tasks/mlm", (HIDDEN,),
+        "draw < 0.9 * HIDDEN", "draw < HIDDEN"),
+    "special tokens hidden, too": ("tasks/mlm", (HIDDEN,),
+        "torch.isin(ids, special)", "torch.isin(ids, special[:1])"),
+    "a loss for every word": ("tasks/mlm", (HIDDEN,),
+        "torch.where(draw < HIDDEN, ids, IGNORE)", "ids.clone()"),
+    "measured on other words each time": ("tasks/mlm", (HIDDEN,),
+        "chance = torch.Generator().manual_seed(0)", "chance = None"),
     "special tokens found in a text, BPE": ("tokenizers/bpe", (BPE,),
         "for rank in ranks]", 'for rank in ranks] + [self.eos] * text.count("<|endoftext|>")'),
     "special tokens found in a text, WordPiece": ("tokenizers/wordpiece", (PIECES,),
@@ -249,7 +275,7 @@ MISTAKES = {  # the file, the laws that break; what it says, what a learner writ
         "range(len(word), start, -1)", "range(start + 1, len(word) + 1)"),
 }  # fmt: skip
 FAMILY_OF = {GPT2: "gpt2", BERT: "bert", "tokenizers/bpe": "bpe", "tokenizers/wordpiece": "wordpiece"}
-FAMILY_OF |= {"tasks/classify": "bert", "optim": "bert"}
+FAMILY_OF |= {"tasks/classify": "bert", "optim": "bert", "tasks/lm": "lm", "tasks/mlm": "mlm"}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -1,0 +1,112 @@
+"""Tiny models in the published form, with weights by a formula, the same on every machine, for the laws of verify.py.
+
+The stored numbers are what transformers and torch.optim.AdamW make of them; tests/test_verify.py derives them again."""
+
+import math
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from . import files, pretrained, safetensors
+
+CONFIG = {  # what it leaves out, such as which GELU and which epsilon, has the published default
+    "gpt2": {"n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 4}
+    | {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
+    "bert": {"max_position_embeddings": 24, "hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 2}
+    | {"num_attention_heads": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+}
+# The tensors of a published file, as weight+bias. GPT-2 stores its matrices (in, out), BERT (out, in).
+GPT2 = """transformer.wte.weight:29x16 transformer.wpe.weight:24x16 transformer.h.*.ln_1:16+16
+    transformer.h.*.attn.c_attn:16x48+48 transformer.h.*.attn.c_proj:16x16+16 transformer.h.*.ln_2:16+16
+    transformer.h.*.mlp.c_fc:16x64+64 transformer.h.*.mlp.c_proj:64x16+16 transformer.ln_f:16+16 """
+BERT = """bert.embeddings.word_embeddings.weight:29x16 bert.embeddings.position_embeddings.weight:24x16
+    bert.embeddings.token_type_embeddings.weight:2x16 bert.embeddings.LayerNorm:16+16
+    bert.encoder.layer.*.attention.self.query:16x16+16 bert.encoder.layer.*.attention.self.key:16x16+16
+    bert.encoder.layer.*.attention.self.value:16x16+16 bert.encoder.layer.*.attention.output.dense:16x16+16
+    bert.encoder.layer.*.attention.output.LayerNorm:16+16 bert.encoder.layer.*.intermediate.dense:64x16+64
+    bert.encoder.layer.*.output.dense:16x64+16 bert.encoder.layer.*.output.LayerNorm:16+16 """
+MLM = "cls.predictions.transform.dense:16x16+16 cls.predictions.transform.LayerNorm:16+16 cls.predictions.bias:29"
+SCORE, POOLED = "score.weight:3x16", "bert.pooler.dense:16x16+16 classifier:3x16+3"
+KINDS = {  # by family: kind, the name that config.json gives it, its tensors; first the one that ends in the vocabulary
+    "gpt2": {"lm": ("GPT2LMHeadModel", GPT2), "classify": ("GPT2ForSequenceClassification", GPT2 + SCORE)},
+    "bert": {"mlm": ("BertForMaskedLM", BERT + MLM), "classify": ("BertForSequenceClassification", BERT + POOLED)},
+}
+HEADS = {"gpt2": ["score.weight"], "bert": ["classifier.bias", "classifier.weight"]}  # what fine-tuning adds
+IDS, OTHER = torch.tensor([[5, 17, 2, 26, 11, 8]]), torch.tensor([[23, 7, 14, 20]])
+EXAMPLES = [{"ids": list(range(5 * n + 1, 5 * n + 4 + 2 * n % 7)), "target": n % 3} for n in range(5)]  # 3 to 9 tokens
+BATCHES = [[0, 1, 2, 3], [4]]  # so unequal that the mean of their means is not the mean of all
+REFERENCE = {  # the logits of IDS, of the language models every thirtieth; the losses of steps 1, 2, 10 and 20
+    ("lm", "gpt2"): [0.031579, 0.230418, -0.036412, -0.087228, -0.032898, 0.088179],
+    ("classify", "gpt2"): [-1.03315, -1.43333, -1.044165],
+    ("mlm", "bert"): [0.023577, 0.119477, 0.010029, 0.036565, -0.201387, 0.078939],
+    ("classify", "bert"): [-0.314137, 0.211597, -2.512387],
+    ("losses", "gpt2"): [1.175656, 0.662136, 0.164017, 0.0438],
+    ("losses", "bert"): [1.665348, 1.652458, 0.505565, 0.257982],
+}
+temporary = partial(tempfile.TemporaryDirectory, ignore_cleanup_errors=True)  # Windows keeps a file that is mapped
+
+
+def weights(family: str, kind: str) -> dict[str, torch.Tensor]:
+    """The tiny model's file: sin(k² / 7 + n) for element k of tensor n, so that no two rows are alike and nothing is as
+    it is initialised. The embeddings are small, so that the epsilon of the norm behind them counts."""
+    shapes, tensors = {}, {}
+    for entry in KINDS[family][kind][1].split():
+        for layer in "01" if "*" in entry else "0":
+            name, size = entry.replace("*", layer).split(":")
+            weight, plus, bias = size.partition("+")
+            shapes |= {f"{name}.weight": weight, f"{name}.bias": bias} if plus else {name: size}
+    for n, (key, size) in enumerate(shapes.items()):
+        shape = [int(length) for length in size.split("x")]
+        k = torch.arange(math.prod(shape), dtype=torch.float64)
+        wave = torch.sin(k * k / 7 + n).float().view(shape)
+        matrix = len(shape) == 2 and not key.endswith(("wte.weight", "wpe.weight", "embeddings.weight"))
+        tensors[key] = wave * (0.5 if matrix else 0.1) + (len(shape) == 1 and key.endswith("weight"))
+    return tensors
+
+
+def publish(folder, family: str, kind: str, **more):
+    """Write the tiny model's folder as Hugging Face would, without dropout."""
+    config = {"model_type": family, "architectures": [KINDS[family][kind][0]], "vocab_size": 29, "pad_token_id": 0}
+    config |= CONFIG[family] | more
+    if kind == "classify":
+        config["id2label"] = {"0": "blue", "1": "green", "2": "red"}
+    safetensors.save(Path(folder) / "model.safetensors", weights(family, kind))
+    files.write_json(Path(folder) / "config.json", config)
+
+
+def tiny(family: str, kind: str, **more):
+    with temporary() as folder:
+        publish(folder, family, kind, **more)
+        return pretrained.load_model(folder)
+
+
+def saved(model, folder) -> dict[str, torch.Tensor]:
+    """The file that `minift.save` writes."""
+    pretrained.save(model, None, folder)
+    return {key: tensor.clone() for key, tensor in safetensors.load(Path(folder) / "model.safetensors").items()}
+
+
+class Letters:
+    """A tokenizer for the laws of the language tasks: a letter is a token, from 5 to 28."""
+
+    pad, cls, sep, mask, eos, vocab_size = 0, 1, 2, 3, 4, 29
+
+    def encode(self, text):
+        return [5 + ord(letter) % 24 for letter in text]
+
+
+class Framed(Letters):
+    """As BERT's: [CLS] before a text, [SEP] behind it."""
+
+    def encode(self, text):
+        return [self.cls, *super().encode(text), self.sep]
+
+
+def windows(rows):
+    """The (ids, target) of each text in rows where several may share one."""
+    for row in rows:
+        for n in dict.fromkeys(row["mask"]):
+            at = [i for i, number in enumerate(row["mask"]) if number == n]
+            yield [row["ids"][i] for i in at], [row["target"][i] for i in at]
