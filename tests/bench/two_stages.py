@@ -24,7 +24,7 @@ def part(folder: str, name: str) -> list[dict]:
     return data.read(Path(folder) / f"{name}.tsv").rows
 
 
-def main(folders: dict[str, str], model: str, seeds: int, epochs: int, work: Path):
+def main(folders: dict[str, str], model: str, seeds: int, first: dict, work: Path):
     for name, folder in folders.items():
         rows, test, valid = (part(folder, file) for file in ("train", "test", "validation"))
         valid = random.Random(0).sample(valid, 200)
@@ -63,7 +63,9 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="bert-nano")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=5, help="of stage one")
+    parser.add_argument("--precision", default="auto", help="of stage one")
     given = parser.parse_args()
     folders = dict(pair.split("=", 1) for pair in given.folders)
     with tempfile.TemporaryDirectory() as work:
-        main(folders, given.model, given.seeds, given.epochs, Path(work))
+        first = {"epochs": given.epochs, "precision": given.precision}
+        main(folders, given.model, given.seeds, first, Path(work))
