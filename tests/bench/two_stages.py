@@ -29,14 +29,10 @@ def main(folders: dict[str, str], model: str, seeds: int, first: dict, work: Pat
         rows, test, valid = (part(folder, file) for file in ("train", "test", "validation"))
         valid = random.Random(0).sample(valid, 200)
         domain = work / f"{name}-mlm"
-        first = minift.finetune(
-            "mlm", model=model, train=[row["text"] for row in rows], epochs=epochs, batch_size=8, out=domain
-        )
-        before, after = first.metrics["valid_before"], first.metrics["valid"]
-        print(
-            f"{name}: masked perplexity {before['perplexity']:,.0f} before, {after['perplexity']:,.0f} after",
-            flush=True,
-        )
+        texts = [row["text"] for row in rows]
+        learned = minift.finetune("mlm", model=model, train=texts, batch_size=8, out=domain, **first)
+        before, after = (learned.metrics[key]["perplexity"] for key in ("valid_before", "valid"))
+        print(f"{name}: masked perplexity {before:,.0f} before, {after:,.0f} after", flush=True)
         table = []
         for count, times in LABELS.items():
             found = {"classify": [], "mlm, classify": []}
