@@ -9,15 +9,19 @@ import functools
 import importlib.util
 import math
 import os
+import random
 import re
 import subprocess
 import sys
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+
+from minift.data import IGNORE
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "tutorials"
@@ -212,6 +216,136 @@ def mean_recall(matrix):
     return (matrix.diagonal() / true)[true > 0].mean().item()
 
 
+# 06: a language model on your text
+
+
+def shared_among_bytes(losses, texts):
+    return sum(loss.sum().item() for loss in losses) / math.log(2) / sum(len(text.encode()) for text in texts)
+
+
+def shared_among_characters(losses, texts):
+    return sum(loss.sum().item() for loss in losses) / math.log(2) / sum(map(len, texts))
+
+
+def cut(ids, T, stride):
+    windows, done = [], 1
+    while done < len(ids):
+        start = len(windows) * stride
+        inputs, targets = ids[start : start + T], ids[start + 1 : start + T + 1]
+        old = done - start - 1
+        windows.append((inputs[: len(targets)], [IGNORE] * old + targets[old:]))
+        done = start + 1 + len(targets)
+    return windows
+
+
+def lost_at_the_seams(ids, T, stride):
+    pieces = [ids[start : start + T] for start in range(0, len(ids), stride)]
+    return [(piece[:-1], piece[1:]) for piece in pieces]
+
+
+def chances(logits, temperature, k):
+    if temperature == 0:
+        return F.one_hot(logits.argmax(-1), logits.shape[1]).float()
+    logits = logits.masked_fill(logits < logits.topk(k).values[:, -1:], -torch.inf)
+    return (logits / temperature).softmax(-1)
+
+
+def one_limit_for_all_rows(logits, temperature, k):
+    if temperature == 0:
+        return chances(logits, temperature, k)
+    least = logits.flatten().topk(k * len(logits)).values[-1]
+    return (logits.masked_fill(logits < least, -torch.inf) / temperature).softmax(-1).nan_to_num()
+
+
+# 07: BERT and masked words
+
+
+def attend(q, k, v, mask):
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    return scores.masked_fill(~mask[:, None, None], -torch.inf).softmax(-1) @ v
+
+
+def zeroed_afterwards(q, k, v, mask):
+    shares = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
+    return (shares * mask[:, None, None]) @ v
+
+
+def whole_words(begins, share):
+    word = begins.cumsum(0) - 1
+    return (torch.rand(int(begins.sum())) < share)[word]
+
+
+def piece_by_piece(begins, share):
+    return torch.rand(begins.shape) < share
+
+
+def pseudo_log_likelihood(model, ids, mask_id, hide=True):
+    places = torch.arange(1, len(ids) - 1)
+    rows = torch.tensor([ids] * len(places))
+    if hide:
+        rows[torch.arange(len(places)), places] = mask_id
+    log_p = model(rows).log_softmax(-1)
+    return sum(log_p[row, place, ids[place]].item() for row, place in enumerate(places.tolist()))
+
+
+def nothing_hidden(model, ids, mask_id):
+    return pseudo_log_likelihood(model, ids, mask_id, hide=False)
+
+
+# 08: few labels, much text
+
+
+def stratified(rows, n, seed):
+    chance, counts = random.Random(seed), Counter(row["label"] for row in rows)
+    wanted = {label: n * counts[label] // len(rows) for label in sorted(counts)}
+    lost = sorted(wanted, key=lambda label: n * counts[label] % len(rows), reverse=True)
+    for label in lost[: n - sum(wanted.values())]:
+        wanted[label] += 1
+    groups = {label: [row for row in rows if row["label"] == label] for label in wanted}
+    return [row for label, count in wanted.items() for row in chance.sample(groups[label], count)]
+
+
+def not_stratified(rows, n, seed):
+    return random.Random(seed).sample(rows, n)
+
+
+def confident(predictions, most):
+    groups = {label: [] for label in predictions[0]["scores"]}
+    for i, p in enumerate(predictions):
+        groups[p["prediction"]].append(i)
+    most = min(most, *map(len, groups.values()))
+    surest = lambda label: sorted(groups[label], key=lambda i: -predictions[i]["scores"][label])[:most]
+    return [(i, label) for label in groups for i in surest(label)]
+
+
+def surest_of_all(predictions, most):
+    order = sorted(range(len(predictions)), key=lambda i: -max(predictions[i]["scores"].values()))
+    return [(i, predictions[i]["prediction"]) for i in order[: 2 * most]]
+
+
+def runs_of_words(text, n):
+    words = tutorial("08_little_labels_much_text.py").words(text)
+    return {tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))}
+
+
+def near_copies(first, second, n=8):
+    found = {}
+    for i, text in enumerate(first):
+        for run in runs_of_words(text, n):
+            found.setdefault(run, set()).add(i)
+    return sorted(
+        {(i, j) for j, text in enumerate(second) for run in runs_of_words(text, n) for i in found.get(run, ())}
+    )
+
+
+def words_in_common(first, second, n=8):
+    words = tutorial("08_little_labels_much_text.py").words
+    sets = [[set(words(text)) for text in texts] for texts in (first, second)]
+    return [
+        (i, j) for i, a in enumerate(sets[0]) for j, b in enumerate(sets[1]) if len(a & b) >= min(n, len(a), len(b))
+    ]
+
+
 ANSWERS = {  # file: {exercise: (right, plausible wrong)}
     "01_what_fine_tuning_is.py": {
         "mean_loss": (mean_loss, log_of_softmax),
@@ -237,6 +371,21 @@ ANSWERS = {  # file: {exercise: (right, plausible wrong)}
         "last_real": (last_real, by_length),
         "accumulate": (accumulate, mean_of_means),
         "macro_f1": (macro_f1, mean_recall),
+    },
+    "06_language_model_on_your_text.py": {
+        "shared_among_bytes": (shared_among_bytes, shared_among_characters),
+        "cut": (cut, lost_at_the_seams),
+        "chances": (chances, one_limit_for_all_rows),
+    },
+    "07_bert_and_masked_words.py": {
+        "attend": (attend, zeroed_afterwards),
+        "whole_words": (whole_words, piece_by_piece),
+        "pseudo_log_likelihood": (pseudo_log_likelihood, nothing_hidden),
+    },
+    "08_little_labels_much_text.py": {
+        "stratified": (stratified, not_stratified),
+        "confident": (confident, surest_of_all),
+        "near_copies": (near_copies, words_in_common),
     },
 }
 EXERCISES = [(file, name) for file, answers in ANSWERS.items() for name in answers]
