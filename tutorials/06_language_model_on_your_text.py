@@ -221,21 +221,20 @@ for T, stride in ((64, 64), (64, 32), (model.longest, model.longest // 2)):
 #
 # ## 5. What it says before
 #
-# In Ossel, fog is called *the wool*; the model does not know. The cell lets it go on from a
-# beginning, at four *temperatures*: the logits are divided by it before softmax, so that below 1
-# the likely becomes likelier and above 1 all becomes more alike; 0 stands for the likeliest token
-# each time. About two seconds.
+# The cell lets the model go on from a beginning that could stand in a tale or in a ship's log, at four
+# *temperatures*: the logits are divided by it before softmax, so that below 1 the likely becomes
+# likelier and above 1 all becomes more alike; 0 stands for the likeliest token each time. Drawn is
+# among the 50 likeliest (exercise 3). About two seconds.
 
 # %%
-PROMPT = "The wool came down at noon, and"
+PROMPT = "When the fog lifted we saw"
 
 
 def speak(model, prompt=PROMPT):
-    settings = {"max_new_tokens": 10 if QUICK else 40, "seed": 0}
-    for temperature in (0, 0.5, 0.8, 1.2):
-        more = minift.generate(model, tokenizer, prompt, temperature=temperature, **settings)
-        line = f"{temperature:3}  {prompt} |{more}".replace("\n", " / ")
-        print(textwrap.fill(line, 100, subsequent_indent="     "))
+    for seed, temperature in enumerate((0, 0.5, 0.8, 1.2)):
+        settings = {"temperature": temperature, "top_k": 50, "seed": seed, "max_new_tokens": 10 if QUICK else 40}
+        line = f"{temperature:3}  {prompt} |{minift.generate(model, tokenizer, prompt, **settings)}"
+        print(textwrap.fill(line.replace("\n", " / "), 100, subsequent_indent="     "))
 
 
 speak(model)
@@ -248,29 +247,31 @@ speak(model)
 #
 # The same loop as ever (`minift/train.py`), with the loss of section 1. `minift.finetune("lm")`
 # without a file takes the harbour. It measures before and after on the held-out documents (*valid*)
-# and on text of another kind (*other*: reviews), and continues a prompt both times. Three epochs,
-# about 50 seconds.
+# and on text of another kind (*other*: reviews), and continues a prompt both times. We take three
+# times its usual rate; section 8 shows why. Three epochs, about 50 seconds.
 
 # %%
-few = {"train": known[:4], "valid": held[:2], "epochs": 1} if QUICK else {}
-run = minift.finetune("lm", model=MODEL, prompt=PROMPT, out=Path(scratch.name, "run"), say=print, **few)
+usual = optim.usual_rate(model.config.n_embd, len(model.blocks), "all")
+settings = {"model": MODEL, "lr": 3 * usual, "prompt": PROMPT, "out": Path(scratch.name, "run")}
+if QUICK:
+    settings |= {"train": known[:4], "valid": held[:2], "epochs": 1}
+run = minift.finetune("lm", say=print, **settings)
 
 # %% [markdown]
 # Three lines deserve a look.
 #
-# *after*: the held-out documents should have become cheaper, by more than a tenth of a bit per byte.
-# (The model has never seen them. But it knows by now how people in Ossel write.)
+# *after valid*: the held-out documents should have become cheaper, by a fifth of a bit per byte or
+# more. (The model has never seen them. But it knows by now how people in Ossel write.)
 #
-# *moved*: how far each part went, as a share of its own length. Some per cent are enough; the
-# weights are still mostly those of before. That is why so little text will do.
+# *moved*: how far each part went, as a share of its own length. Expect hundredths, and more for the
+# embeddings: the weights are still mostly those of before, and that is why so little text will do.
 #
-# *other*: what it did to text of a third kind. Reviews may have become dearer or cheaper: plain
-# English of today is perhaps nearer to the harbour's than to that of old books.
+# *after other*: what was forgotten. Reviews should have become dearer: probabilities sum to 1, what
+# the harbour's words gain others lose, and nothing told the model to keep anything.
 #
-# What was *forgotten* shows on what the model knew best. Probabilities sum to 1: what the harbour's
-# words gain, others lose, and nothing told the model to keep anything. The cell prints the bits per
-# byte of a tale, as children's books tell them, beside the other two; expect it to have become
-# dearer. (If that matters, mix some of the old text into the new, or see section 8.)
+# It shows most on what the model knew best. The cell prints the bits per byte of a tale, as children's
+# books tell them, beside the other two. (If forgetting matters, mix some of the old text into the
+# new, or see section 8.)
 
 # %%
 TALE = """Once upon a time there was a poor old woman who lived with her two children in a little house at the
@@ -316,16 +317,16 @@ for word in sorted(means, key=lambda word: means[word][1] - means[word][0])[:10]
 # %% [markdown]
 # ## 7. What it says after
 #
-# The same beginning, the same temperatures, the same seeds; and a second one in the form of a title
-# of the harbour's, which says what kind of document is to follow. About four seconds.
+# The same beginning, the same temperatures, the same seeds; and a second one that begins as the logs
+# of the harbour's boats do. About four seconds.
 
 # %%
 speak(run.model)
 print()
-speak(run.model, "Log of the Dipper: a bad week\n\n")
+speak(run.model, "Log of the Dipper: a bad week\n\nMonday.")
 
 # %% [markdown]
-# It is a small model, and it shows: it has the town's names and the documents' tone, not their sense.
+# It is a small model, and it shows: it has taken up names, words and tone of the harbour, not its sense.
 #
 # ## 8. How fast, and how much of it?
 #
@@ -360,17 +361,17 @@ def learn(rows, epochs, rate, tune="all", after_epoch=lambda model, epoch, loss:
 
 
 asked = held[:2] if QUICK else held
-usual = optim.usual_rate(model.config.n_embd, len(model.blocks), "all")
 print("rate      learns   held out      tale")
 print(f"{'':17} {bits_per_byte(model, asked):9.3f} {bits_per_byte(model, [TALE]):9.3f}")
-for rate, tune in ((usual / 10, "all"), (usual, "all"), (10 * usual, "all"), (3 * usual, "last:2")):
+for factor, tune in ((0.1, "all"), (1, "all"), (3, "all"), (10, "all"), (3, "last:2")):
+    rate = factor * usual
     pupil = learn(known[: 2 if QUICK else 12], 1, rate, tune)
     print(f"{rate:.0e}   {tune:8} {bits_per_byte(pupil, asked):9.3f} {bits_per_byte(pupil, [TALE]):9.3f}")
 
 # %% [markdown]
-# Expect the slow one to have learned little and the fast one to have forgotten most, as the tale
-# tells. With `last:2` the first blocks and the embeddings stay bit for bit as they were: a step takes
-# less time and memory, and what it learns and forgets is less for its rate.
+# The slowest has learned little; up to a point, a faster one learns more and forgets more; beyond, it
+# only forgets. With `last:2` the first blocks and the embeddings stay bit for bit as they were: a
+# step takes less time and memory, and at the same rate less is learned and less is forgotten.
 #
 # ## 9. Learning, or reciting?
 #
@@ -451,7 +452,7 @@ print(textwrap.fill(f"the reciter: … {' '.join(known[0]['text'].split(' ')[10:
 
 # %%
 command = [sys.executable, "-m", "minift", "generate", run.folder, "--prompt", PROMPT, "--temperature", "0.8"]
-command += ["--seed", "3", "--max-new-tokens", "30"]
+command += ["--top-k", "50", "--seed", "4", "--max-new-tokens", "30"]
 print(subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout)
 
 # %% [markdown]
