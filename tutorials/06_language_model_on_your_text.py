@@ -248,7 +248,7 @@ speak(model)
 # The same loop as ever (`minift/train.py`), with the loss of section 1. `minift.finetune("lm")`
 # without a file takes the harbour. It measures before and after on the held-out documents (*valid*)
 # and on text of another kind (*other*: reviews), and continues a prompt both times. We take three
-# times its usual rate; section 8 shows why. Three epochs, about 50 seconds.
+# times its usual rate, to see something. Three epochs, about 50 seconds.
 
 # %%
 usual = optim.usual_rate(model.config.n_embd, len(model.blocks), "all")
@@ -266,8 +266,10 @@ run = minift.finetune("lm", say=print, **settings)
 # *moved*: how far each part went, as a share of its own length. Expect hundredths, and more for the
 # embeddings: the weights are still mostly those of before, and that is why so little text will do.
 #
-# *after other*: what was forgotten. Reviews should have become dearer: probabilities sum to 1, what
-# the harbour's words gain others lose, and nothing told the model to keep anything.
+# *after other*: what was forgotten. Reviews should have become dearer, by a tenth of a bit or so:
+# probabilities sum to 1, what the harbour's words gain others lose, and nothing told the model to
+# keep anything. (At the usual rate expect about two thirds of the gain, and reviews nearly as they
+# were. What is learned and what is forgotten go together.)
 #
 # It shows most on what the model knew best. The cell prints the bits per byte of a tale, as children's
 # books tell them, beside the other two. (If forgetting matters, mix some of the old text into the
@@ -335,7 +337,7 @@ speak(run.model, "Log of the Dipper: a bad week\n\nMonday.")
 # the last weights, whereas `finetune` keeps the best epoch's.
 #
 # The cell trains on twelve documents, one row a step, and prints the bits per byte of the held-out
-# documents and of the tale. The first line is the model as it was. About 12 seconds.
+# documents and of the tale. The first line is the model as it was. About 15 seconds.
 
 
 # %%
@@ -371,7 +373,8 @@ for factor, tune in ((0.1, "all"), (1, "all"), (3, "all"), (10, "all"), (3, "las
 # %% [markdown]
 # The slowest has learned little; up to a point, a faster one learns more and forgets more; beyond, it
 # only forgets. With `last:2` the first blocks and the embeddings stay bit for bit as they were: a
-# step takes less time and memory, and at the same rate less is learned and less is forgotten.
+# step takes less time and memory, and (in so short a training) it learns nearly as much as `all` at
+# the same rate, and forgets much less.
 #
 # ## 9. Learning, or reciting?
 #
