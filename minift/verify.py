@@ -292,6 +292,7 @@ def once(_):
             found += [target[i] for i in shown]
             follows = [target[i] for i in shown[:-1]] == [ids[i + 1] for i in shown[:-1]]
             equal(f"{name}, window {ids}: the targets are the tokens that follow", follows, True)
+            equal(f"{name}, window {ids}: documents that begin inside it", ids[1:].count(4), 0)
             if ids[0] != 4:
                 equal(f"{name}, window {ids}: tokens before its first target", max(shown[0] + 1, least), shown[0] + 1)
         right = [token for text in documents for token in (*worker.tokenizer.encode(text), 4)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from minift import cli, miniatures, pretrained, verify
+from minift import cli, miniatures, pretrained, safetensors, verify
 from minift.errors import Error
 
 torch.set_num_threads(1)
@@ -72,7 +72,7 @@ def test_the_stored_losses_are_those_of_transformers_and_torch_adamw(tmp_path, f
 )
 def test_the_tiny_file_has_the_keys_that_transformers_writes(tmp_path, family, kind):
     theirs(tmp_path, family, kind).save_pretrained(tmp_path / "again")
-    found = verify.safetensors.load(tmp_path / "again" / "model.safetensors")
+    found = safetensors.load(tmp_path / "again" / "model.safetensors")
     ours = miniatures.weights(family, kind)
     assert found.keys() == ours.keys()
     assert all(torch.equal(found[key], ours[key]) for key in ours)
