@@ -16,9 +16,14 @@ from torch import nn
 
 from . import files, fingerprints, hub, safetensors, tokenizers, weights
 from .errors import Error, nearest
-from .models import bert, gpt2
+from .models import bart, bert, gpt2
 
-FAMILIES = {"gpt2": (gpt2, gpt2.GPT2), "bert": (bert, bert.BERT)}  # by config.json's model_type
+FAMILIES = {  # config.json's model_type: (the file, its model, its configuration)
+    "gpt2": (gpt2, gpt2.GPT2, gpt2.Config),
+    "bert": (bert, bert.BERT, bert.Config),
+    "bart": (bart, bart.BART, bart.Config),
+    "marian": (bart, bart.Marian, bart.MarianConfig),
+}
 
 
 @dataclass
@@ -110,7 +115,7 @@ def assign(folder, module, model: nn.Module, tensors: dict[str, torch.Tensor], f
     """Give the file's tensors to the model's parameters. `fresh`: the head is being added, so that what the file lacks
     of it is drawn, and a head that the file has for other labels is not taken."""
     report, known = Report(), module.key_map(model.config)
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     tied = module.TIED if model.config.tie_word_embeddings else {}
     new = module.NEW.get(model.kind, ()) if fresh else ()
     bare = not any(canonical(key).startswith(module.PREFIX) for key in tensors)
@@ -131,7 +136,8 @@ def assign(folder, module, model: nn.Module, tensors: dict[str, torch.Tensor], f
     state = {}
     for name, (key, transposed) in found.items():
         tensor = tensors[key].T if transposed and tensors[key].ndim == 2 else tensors[key]
-        if name.endswith(module.DROPPED) or (fresh and name in known and name.startswith(module.LABELLED)):
+        useless = name not in shapes and name.endswith(module.DROPPED)
+        if useless or (fresh and name in known and name.startswith(module.LABELLED)):
             report.dropped.append(key)
         elif name in shapes and tensor.shape != shapes[name]:
             report.misshapen.append(f"{key}: {tuple(tensor.shape)} in the file, {tuple(shapes[name])} in the model")
@@ -151,7 +157,10 @@ def assign(folder, module, model: nn.Module, tensors: dict[str, torch.Tensor], f
             report.unexpected.append(name)
 
     report.new = [name for name in shapes if name not in state and name.startswith(new)]
-    report.missing = [name for name in shapes if name not in found and name not in report.new]
+    zero = [name for name in shapes if name not in found and name in module.ZERO]
+    report.missing = [name for name in shapes if name not in found and name not in (*report.new, *zero)]
+    state |= {name: torch.zeros(shapes[name]) for name in zero}
+    report.notes += [f"{name} is not in the file: it is 0" for name in zero]
     if not report.misshapen:  # else config.json may be wrong, and any size in it
         for name in report.new:  # in the model's order: a seed gives the same head in every process
             state[name] = model.init_parameter(name, torch.empty(shapes[name]))
@@ -174,15 +183,15 @@ def read_config(folder: Path):
     raw = read_object(path)
     family = raw.pop("model_type", None)
     if family is None:  # early files do not say it; the one that most of the fields belong to
-        shared = {name: sum(f.name in raw for f in fields(module.Config)) for name, (module, _) in FAMILIES.items()}
+        shared = {name: sum(f.name in raw for f in fields(Config)) for name, (_, _, Config) in FAMILIES.items()}
         family = max(shared, key=shared.get) if any(shared.values()) else None
     if not isinstance(family, str) or family not in FAMILIES:
         raise Error(f"{path}: model_type {family!r} is none of {', '.join(FAMILIES)}{nearest(family, FAMILIES)}")
-    module, cls = FAMILIES[family]
+    module, cls, Config = FAMILIES[family]
     names, labels = raw.pop("architectures", None) or [], raw.pop("id2label", None)
     for key in ("label2id", "dtype", "torch_dtype"):  # said anew when saving; and all is float32 from here on
         raw.pop(key, None)
-    own = [f for f in fields(module.Config) if f.name not in ("labels", "extra")]
+    own = [f for f in fields(Config) if f.name not in ("labels", "extra")]
     known = {f.name: checked(path, f, raw.pop(f.name)) for f in own if f.name in raw}
     if labels:
         try:
@@ -190,7 +199,7 @@ def read_config(folder: Path):
         except (TypeError, ValueError):
             raise Error(f"{path}: id2label is {labels!r}, but must map '0', '1', … to names") from None
     try:
-        config = module.Config(**known, extra=raw)
+        config = Config(**known, extra=raw)
     except Error as e:
         raise Error(f"{path}: {e}") from None
     kinds = {name: kind for kind, name in cls.ARCHITECTURES.items()}
@@ -248,7 +257,7 @@ def save(model: nn.Module, tokenizer, folder, dtype: torch.dtype = torch.float32
     Keys and layouts are the published ones; a tied tensor is written once. `tokenizer` may be None. `dtype` is what the
     file stores; float16 halves it."""
     folder = Path(folder)
-    module, cls = FAMILIES[model.FAMILY]
+    module, cls, _ = FAMILIES[model.FAMILY]
     values = asdict(model.config)
     labels, extra = values.pop("labels"), values.pop("extra")
     config = {"model_type": model.FAMILY, "architectures": [cls.ARCHITECTURES[model.kind]], **extra, **values}
@@ -256,7 +265,7 @@ def save(model: nn.Module, tokenizer, folder, dtype: torch.dtype = torch.float32
     if model.kind == "classify":
         config["id2label"] = {str(i): name for i, name in enumerate(labels)}
         config["label2id"] = {name: i for i, name in enumerate(labels)}
-    state = {canonical(name): p.detach().to("cpu", dtype) for name, p in model.named_parameters()}
+    state = {canonical(name): tensor.to("cpu", dtype) for name, tensor in model.state_dict().items()}
     published = {}
     for key, (name, transposed) in module.key_map(model.config).items():
         if name in state:
@@ -289,7 +298,7 @@ def check(name) -> str:
     report where the model cannot be used."""
     folder = hub.find(name)
     model = build(folder).eval()
-    module, cls = FAMILIES[model.FAMILY]
+    module, cls, _ = FAMILIES[model.FAMILY]
     count = sum(p.numel() for p in model.parameters())
     what = f"{cls.ARCHITECTURES[model.kind]}, {count:,} parameters in {len(model.blocks)} blocks"
     text = f"{folder}\n{what}\n{model.report}"

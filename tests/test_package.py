@@ -47,7 +47,8 @@ OTHERS = {name: imported(name)[1] for name in FILES}
 LAYERS = [
     {"errors"},
     {"files", "settings", "__init__", "download"},
-    {"models/__init__", "models/bert", "models/gpt2", "metrics", "plots", "optim", "safetensors", "adapters"},
+    {"models/__init__", "models/bart", "models/bert", "models/gpt2"},
+    {"metrics", "plots", "optim", "safetensors", "adapters"},
     {"tokenizers/__init__", "tokenizers/bpe", "tokenizers/wordpiece", "tokenizers"},
     {"tokenizers/training"},
     {"weights", "data", "generation", "baselines", "fingerprints", "checkpoint", "tasks/__init__"},

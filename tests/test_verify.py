@@ -146,7 +146,7 @@ def plant(monkeypatch, file, old, new):
             monkeypatch.setitem(vars(module), name, value)
     if file in (GPT2, BERT):
         family, name = {GPT2: ("gpt2", "GPT2"), BERT: ("bert", "BERT")}[file]
-        monkeypatch.setitem(pretrained.FAMILIES, family, (module, edited[name]))
+        monkeypatch.setitem(pretrained.FAMILIES, family, (module, edited[name], edited["Config"]))
     if task := {"tasks/classify": "Classify", "tasks/lm": "LM", "tasks/mlm": "MLM"}.get(file):
         monkeypatch.setattr(verify, task, edited[task])
 

@@ -284,6 +284,7 @@ DEPTH = "num_hidden_layers"
 PREFIX = "bert."
 BARE = "encoder"  # the kind whose files leave out the prefix
 DROPPED = ("embeddings.position_ids",)  # a stored 0, 1, 2, …; here positions follow the mask
+ZERO = ()  # what files may leave out, being 0
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",

@@ -254,6 +254,7 @@ DEPTH = "n_layer"
 PREFIX = "transformer."
 BARE = None  # the kind whose files leave out the prefix: that of OpenAI's own do, those of transformers do not
 DROPPED = (".attn.bias", ".attn.masked_bias")  # old files store the causal mask; here it is computed
+ZERO = ()  # what files may leave out, being 0
 TIED = {"lm_head.weight": "transformer.wte.weight"}
 LABELLED = "score."  # the head whose rows are labels: of no use for other labels
 NEW = {"classify": (LABELLED,)}  # what may be new when fine-tuning adds a head
