@@ -1,9 +1,11 @@
-"""Pre-train a language model from nothing: a vocabulary, a file of tokens, random weights, the loop.
+"""Pre-train a model from nothing: a vocabulary, a file of tokens, random weights, the loop.
 
 texts  -> vocabulary   trained on them (tokenizers/training.py)
        -> tokens.bin   the ids of all documents, one after the other, two bytes each: may be larger than memory
 tokens -> rows         T tokens each, in their order; every 200th row is held out to measure by
 rows   -> model        GPT-2 (lm: every token from those before it) or BERT (mlm: hidden tokens from both sides)
+
+For translate the texts are tables of pairs, a row is a pair, and the model is a BART.
 
 All of it lies in the run's folder; a training that was interrupted goes on from there, to the same end. Documents
 follow each other within a row, as they did when GPT-2 was trained, parted by <|endoftext|> (in BERT's, by [SEP]).
@@ -11,20 +13,21 @@ follow each other within a row, as they did when GPT-2 was trained, parted by <|
     T tokens of a row, `context`
 """
 
-import random
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from . import files, optim, pretrained, runs, settings, tokenizers, train
+from . import data, files, optim, pretrained, runs, settings, tokenizers, train
 from .errors import Error, nearest
-from .models import bert, gpt2
+from .models import bart, bert, gpt2
 from .tasks.lm import LM
 from .tasks.mlm import MLM
+from .tasks.translate import SOURCE, TARGET, Translate
 from .tokenizers import training
 
-TASKS = {"lm": LM, "mlm": MLM}
+TASKS = {"lm": LM, "mlm": MLM, "translate": Translate}
 HELD = 200  # of so many rows one is held out
 BLOCK = 2**20  # characters read at once
 ID = "<u2"  # how tokens.bin stores an id
@@ -41,42 +44,31 @@ def pretrain(task: str, say=lambda line: None, **values) -> Path:
     folder = Path(options.out)
     settle(folder, task, options)
     tokenizer = vocabulary(task, options, folder, say)
-    tokens = encoded(tokenizer, options.text, folder, say)
-
-    T, cls = options.context, [] if tokenizer.cls is None else [tokenizer.cls]
-    step = T - len(cls)
-    rows = (len(tokens) - 1) // step  # and one more token: the last row's last target
-    held = range(HELD // 2, rows, HELD)
+    worker, example, lengths = (pairs if task == "translate" else stream)(task, tokenizer, options, folder, say)
+    held = [example(row) for row in range(HELD // 2, len(lengths), HELD)]
+    learned = [row for row in range(len(lengths)) if row % HELD != HELD // 2]
     if not held:
-        least = f"{HELD // 2 + 1} rows of {T}"
-        raise Error(f"{len(tokens):,} tokens are too few: {least} are the least; give more --text or less --context")
-    learned = [row for row in range(rows) if row % HELD != HELD // 2]
-    say(f"rows       {len(learned):,} of {T} tokens to learn from, {len(held):,} held out")
+        found = f"{sum(lengths):,} tokens in {len(lengths)} rows are too few"
+        raise Error(f"{found}: {HELD // 2 + 1} rows are the least; give more --text, or less --context")
+    total = sum(lengths[row] for row in learned)
+    say(f"rows       {len(learned):,} of {total:,} tokens to learn from, {len(held):,} held out")
     model = fresh(task, tokenizer, options).to(options.device)
     size = sum(p.numel() for p in model.parameters())
     say(f"model      {model.FAMILY}, {size:,} parameters; {options.device}, {options.precision}, rate {options.lr:g}")
-    worker = TASKS[task](tokenizer, T)
-
-    def example(row: int) -> dict:
-        ids = cls + tokens[row * step : (row + 1) * step + 1].astype(int).tolist()
-        target = ids[1:] if task == "lm" else []  # mlm hides tokens when it makes a batch
-        return {"ids": ids[:T], "target": target, "mask": [1] * T, "tokens": T, "bytes": 0}
-
-    examples = [example(row) for row in held]
     if task == "mlm":
-        examples = worker.hidden(examples)
+        held = worker.hidden(held)
 
     def collate(numbers):
         return runs.on(options.device, worker.batch([example(row) for row in numbers]))
 
     history = train.train(
         model,
-        plan(learned, options),
+        plan(learned, lengths, options),
         collate,
         worker.loss,
         options,
-        evaluate=lambda model: {"loss": runs.assess(worker, model, examples, options)[0]["loss"]},
-        score=worker.goal,
+        evaluate=lambda model: {"loss": held_loss(worker, model, held, options)},
+        score=lambda metrics: -metrics["loss"],
         log=runs.logger(folder),
         state=folder / "training.pt",
         optimizer=optim.muon,
@@ -113,9 +105,43 @@ def vocabulary(task: str, options, folder: Path, say):
     """The tokenizer in the folder, trained on the texts if there is none yet."""
     if not any((folder / name).exists() for name in ("vocab.json", "vocab.txt")):
         say(f"vocabulary training {options.vocab:,} tokens …")
-        build = training.train_bpe if task == "lm" else training.train_wordpiece
-        build((text for path in options.text for text, _ in blocks(path)), options.vocab, folder)
+        if task == "translate":
+            both = (row[side] for row in table(options.text).rows for side in row)
+            training.train_bpe(both, options.vocab, folder, training.BART)
+        else:
+            build = training.train_bpe if task == "lm" else training.train_wordpiece
+            build((text for path in options.text for text, _ in blocks(path)), options.vocab, folder)
     return tokenizers.load(folder)
+
+
+def pairs(task, tokenizer, options, folder, say):
+    """(the task's worker, row number -> example, the tokens of each row) of tables of pairs."""
+    worker = Translate(tokenizer, options.context, smoothing=0.1)
+    examples = worker.training(table(options.text))
+    runs.say_cut(worker, say)
+    return worker, examples.__getitem__, [len(e["ids"]) + len(e["target"]) for e in examples]
+
+
+def table(paths: list[str]) -> data.Table:
+    """The pairs of all files, one table."""
+    read = [data.read(path) for path in paths]
+    sides = [(t.column(*SOURCE), t.column(*TARGET)) for t in read]
+    rows = [{"src": row[a], "tgt": row[b]} for t, (a, b) in zip(read, sides, strict=True) for row in t.rows]
+    return data.Table(rows, ["src", "tgt"], ", ".join(paths), [*range(1, len(rows) + 1)])
+
+
+def stream(task, tokenizer, options, folder, say):
+    """The same as `pairs`, of texts: rows of T tokens, whatever documents they are of."""
+    tokens = encoded(tokenizer, options.text, folder, say)
+    T, cls = options.context, [] if tokenizer.cls is None else [tokenizer.cls]
+    step = T - len(cls)
+
+    def example(row: int) -> dict:
+        ids = cls + tokens[row * step : (row + 1) * step + 1].astype(int).tolist()
+        target = ids[1:] if task == "lm" else []  # mlm hides tokens when it makes a batch
+        return {"ids": ids[:T], "target": target, "mask": [1] * T, "tokens": T, "bytes": 0}
+
+    return TASKS[task](tokenizer, T), example, [T] * max((len(tokens) - 1) // step, 0)  # one more: the last target
 
 
 def blocks(path: str):
@@ -170,19 +196,47 @@ def fresh(task: str, tokenizer, options):
         }
         ends = {"bos_token_id": tokenizer.eos, "eos_token_id": tokenizer.eos}
         return gpt2.GPT2(gpt2.Config(vocab_size=tokenizer.vocab_size, **shape, **zero, extra=ends))
+    if task == "translate":  # whose pairs are few, and seen often
+        sides = [(side, what) for side in ("encoder", "decoder") for what in ("layers", "attention_heads", "ffn_dim")]
+        value = {"layers": options.layers, "attention_heads": options.heads, "ffn_dim": 4 * options.width}
+        shape = {f"{side}_{what}": value[what] for side, what in sides}
+        shape |= {"d_model": options.width, "max_position_embeddings": options.context}
+        ends = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
+        start = {"decoder_start_token_id": tokenizer.eos}
+        extra = {"forced_eos_token_id": tokenizer.eos, "bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos}
+        config = {"vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad, "extra": extra}
+        model = bart.BART(bart.Config(**config, **shape, **start))
+        model.generation = {**ends, **start, "forced_eos_token_id": tokenizer.eos, "max_length": options.context}
+        return model
     zero = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
     shape = {"hidden_size": options.width, "num_hidden_layers": options.layers, "num_attention_heads": options.heads}
     shape |= {"intermediate_size": 4 * options.width, "max_position_embeddings": options.context}
     return bert.BERT(bert.Config(vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad, **shape, **zero), "mlm")
 
 
-def plan(rows: list[int], options) -> list[list[list[int]]]:
-    """Batches of rows, each row once before any comes again, until there are `tokens`; in stretches, after each of
-    which the training is saved."""
-    batches, wanted, epoch = [], -(-int(options.tokens) // (options.context * options.batch_size)), 0
-    while len(batches) < wanted:
-        random.Random(f"{options.seed} {epoch}").shuffle(rows := sorted(rows))
-        batches += [rows[i : i + options.batch_size] for i in range(0, len(rows), options.batch_size)]
+def plan(rows: list[int], lengths: list[int], options) -> list[list[list[int]]]:
+    """Batches of rows of like length, each row once before any comes again, until there are `tokens`; in stretches,
+    after each of which the training is saved."""
+    batches, left, epoch, sizes = [], options.tokens, 0, [lengths[row] for row in rows]
+    while left > 0:
+        for batch in data.length_batches(sizes, options.batch_size, seed=options.seed, epoch=epoch):
+            batches.append([rows[i] for i in batch])
+            left -= sum(sizes[i] for i in batch)
+            if left <= 0:
+                break
         epoch += 1
-    stretch = max(1, min(options.save_every, wanted))
-    return [batches[i : min(i + stretch, wanted)] for i in range(0, wanted, stretch)]
+    stretch = options.save_every
+    return [batches[i : i + stretch] for i in range(0, len(batches), stretch)]
+
+
+@torch.inference_mode()
+def held_loss(worker, model, examples: list[dict], options) -> float:
+    """The mean loss of the held-out rows."""
+    model.eval()
+    total, units = 0.0, 0
+    for rows in data.length_batches([len(e["ids"]) for e in examples], options.batch_size, shuffle=False):
+        batch = runs.on(options.device, worker.batch([examples[i] for i in rows]))
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
+            summed, count = worker.loss(model, batch)
+        total, units = total + float(summed), units + count
+    return total / units

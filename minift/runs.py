@@ -14,13 +14,15 @@ from .errors import Error, nearest
 from .tasks.classify import Classify
 from .tasks.lm import LM
 from .tasks.mlm import MLM
+from .tasks.translate import Translate
 
 MEMORY = "(given in memory)"  # stands in the run's folder where a name or a path would
-TASKS = {task.name: task for task in (Classify, LM, MLM)}
+TASKS = {task.name: task for task in (Classify, LM, MLM, Translate)}
 EMBEDDED = {  # the model and the data set that a task takes when none is given
     "classify": ("bert-nano", "reviews"),
     "lm": ("gpt2-nano", "harbour"),
     "mlm": ("bert-nano", "harbour"),
+    "translate": ("bart-nano-en-fr", "phrasebook"),
 }
 NAMES = {"train": "train", "valid": "validation", "test": "test"}  # a part, and its file in an embedded data set
 OTHER = hub.DATA / "reviews" / "test.tsv"  # what a language model may forget while it learns another text
@@ -82,7 +84,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     for split in judged:
         metrics[f"{split}_before"], outputs = assess(worker, model, examples[split], options)
         say(f"before     {split} {shown(metrics[f'{split}_before'])}")
-        if split == judged[0] and "other" in tables:
+        if split == judged[0] and worker.shows_before:
             say("\n" + worker.show(model, tables[split], examples[split], outputs) + "\n")
     first = adapters.snapshot(model)
     history = fit(worker, model, tables, examples, options, folder, [*memory])
@@ -131,8 +133,8 @@ def predict(model, rows, max_batch: int = 64, say=lambda line: None) -> list[dic
     if isinstance(rows, str) and Path(rows).suffix.lower() not in data.PARSERS:
         raise Error(f"'{data.short(rows)}' is the name of no data file; if it is a text, give it in a list: [text]")
     worker, model = ready(model)
-    if worker.name != "classify":
-        raise Error(f"predict is for classifiers; this model is for {worker.name}: {worker.then.format('MODEL')}")
+    if not hasattr(worker, "predictions"):
+        raise Error(f"predict is not for {worker.name}, which this model is for: {worker.then.format('MODEL')}")
     examples = worker.examples(data.read(rows), labelled=False)
     say_cut(worker, say)
     return worker.predictions(outputs_of(worker, model, examples, max_batch))
@@ -177,13 +179,14 @@ def read_tables(task, options, memory):
     tables = {split: data.read(source) for split, source in sources.items() if source is not None}
     origin = {split: table.source for split, table in tables.items()}
     labels = Classify.labels_of(tables["train"], options.regression) if task == "classify" else None
-    if "valid" not in tables and task != "classify" and len(tables["train"].rows) < 10:
+    plain_text = TASKS[task].plain_text
+    if "valid" not in tables and plain_text and len(tables["train"].rows) < 10:
         tables["train"], tables["valid"] = data.tails(tables["train"], 0.1)
         origin["valid"] = f"{origin['train']} (the last tenth of each text, held out)"
     elif "valid" not in tables:  # after the labels: what is held out may be all the rows of a rare one
         tables["train"], tables["valid"] = data.split(tables["train"], 0.1, options.seed)
         origin["valid"] = f"{origin['train']} (a seeded tenth, held out)"
-    if task != "classify":
+    if plain_text:
         tables["other"], origin["other"] = data.read(OTHER), str(OTHER)
     return {split: tables[split] for split in (*NAMES, "other") if split in tables}, origin, labels
 
@@ -199,6 +202,8 @@ def start(model, kinds: tuple, labels: list[str] | None):
 def new_worker(task: str, tokenizer, labels, limit: int, options):
     if task == "classify":
         return Classify(tokenizer, labels, options.regression, limit)
+    if task == "translate":
+        return Translate(tokenizer, limit, options.prefix, options.metric, options.smoothing, options.beams)
     return TASKS[task](tokenizer, limit, options.seed, options.prompt)
 
 
@@ -303,6 +308,8 @@ def write(run: Run, task, worker, options, memory, history):
     if task == "classify":
         config.extra["problem_type"] = "regression" if worker.regression else "single_label_classification"
     config.extra["minift"] = {"task": task, "max_length": worker.max_length}
+    if getattr(worker, "prefix", ""):
+        config.extra["minift"]["prefix"] = worker.prefix
     if config.pad_token_id is None:  # transformers finds a row's last token by the padding's id
         config.pad_token_id = run.tokenizer.eos
     run.model.config = config
@@ -317,9 +324,9 @@ def ready(model):
         name = model if isinstance(model, str | Path) else "this model"
         way_out = f"fine-tune it first: minift finetune classify --model {name}"
         raise Error(f"{name}: has no head of {' or '.join(TASKS)}; {way_out}")
-    regression = module.config.extra.get("problem_type") == "regression"
-    limit = module.config.extra.get("minift", {}).get("max_length") or module.longest
-    options = settings.Finetune(regression=regression)
+    said, regression = module.config.extra.get("minift", {}), module.config.extra.get("problem_type") == "regression"
+    limit = said.get("max_length") or module.longest
+    options = settings.Finetune(regression=regression, prefix=said.get("prefix", ""))
     return new_worker(task, tokenizer, module.config.labels, limit, options), module
 
 

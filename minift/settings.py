@@ -7,7 +7,12 @@ from typing import ClassVar, get_args
 
 from .errors import Error, nearest
 
-MAY_BE_0 = ("warmup", "weight_decay", "seed")  # of the numbers; all the others are counts, rates or lengths
+MAY_BE_0 = (
+    "warmup",
+    "weight_decay",
+    "seed",
+    "smoothing",
+)  # of the numbers; all the others are counts, rates or lengths
 TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list"}
 
 
@@ -22,7 +27,7 @@ class Finetune:
 
     model: str | None = option(
         None,
-        "embedded, a folder, or random:NAME: its shape, fresh weights (none: bert-nano; for lm gpt2-nano)",
+        "embedded, a folder, or random:NAME: its shape, fresh weights (none: the task's, see minift ls)",
         metavar="M",
     )
     train: str | None = option(
@@ -46,6 +51,12 @@ class Finetune:
     patience: int | None = option(None, "stop after so many epochs without a better validation score", metavar="N")
     prompt: str | None = option(None, "lm: the text to continue, before and after (none: a test text's)", metavar="P")
     regression: bool = option(False, "the label is a number")
+    prefix: str = option("", "translate: put before each source, such as 'translate English to French: '", metavar="P")
+    metric: str = option("bleu", "translate: bleu (and chrF), or rouge for summaries", choices=("bleu", "rouge"))
+    smoothing: float = option(0.0, "translate: the share of the target's chance for all other words", metavar="X")
+    beams: int | None = option(
+        None, "translate: beams when measuring (none: generation_config.json's, or 1)", metavar="N"
+    )
     baselines: bool = option(False, "also train the same model from random weights, to compare")
     recompute: bool = option(False, "activation checkpointing: less memory, a third more work")
     precision: str = option("auto", "auto: bf16 on a GPU that has it, else fp32", choices=("auto", "fp32", "bf16"))

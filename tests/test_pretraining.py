@@ -88,7 +88,7 @@ def test_every_two_hundredth_row_is_held_out_and_each_other_one_learned_once_an_
     _, rows = rows_learned_from(book, tmp_path / "a", monkeypatch)
     learned = sorted(set(range(rows)) - set(range(100, rows, 200)))
     assert rows > 200 and len(learned) < rows
-    two_epochs = QUICK["context"] * 2.0 * -(-len(learned) // 4) * 4
+    two_epochs = 2.0 * QUICK["context"] * len(learned)
     plan, _ = rows_learned_from(book, tmp_path / "b", monkeypatch, tokens=two_epochs)
     seen = [row for stretch in plan for batch in stretch for row in batch]
     half = len(learned)
@@ -183,7 +183,7 @@ def test_reading_in_blocks_loses_nothing_and_finds_every_end(tmp_path_factory, d
     ("values", "parts"),
     [
         ({"text": None}, ["pretrain needs --text"]),
-        ({"context": 4096}, ["tokens are too few: 101 rows of 4096 are the least"]),
+        ({"context": 4096}, ["tokens in 1 rows are too few: 101 rows are the least"]),
         ({"vocab": 100}, ["size=100 is too small"]),
         ({"heads": 3}, ["n_embd 16 cannot be shared among 3 heads"]),
         ({"text": ["nowhere.txt"]}, ["nowhere.txt: cannot be read"]),

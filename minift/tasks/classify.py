@@ -23,6 +23,7 @@ PAIR = ("text_b", "sentence2")  # ... and of the second's, where there is one
 class Classify:
     name, kinds = "classify", ("classify",)
     usual_batch = 32  # rows a step
+    plain_text = shows_before = False
     then = 'minift predict {} "…"'
 
     def __init__(self, tokenizer, labels: list[str], regression: bool = False, max_length: int | None = None):

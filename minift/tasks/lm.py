@@ -25,6 +25,7 @@ class LM:
     name, kinds = "lm", ("lm",)
     usual_batch = 4  # rows a step: of 512 tokens, about 2,000 tokens
     truncated = 0  # long texts become several windows
+    plain_text = shows_before = True
     then = 'minift generate {} --prompt "…"'
 
     def __init__(self, tokenizer, max_length: int, seed: int = 0, prompt: str | None = None):

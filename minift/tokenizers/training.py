@@ -38,25 +38,34 @@ from .wordpiece import WordPiece
 
 END = "<|endoftext|>"
 END_LINE = re.compile(r"^<\|endoftext\|>[ \t\r]*(?:\n|\Z)", re.MULTILINE)
+GPT2 = (), (END,)  # the special tokens before all others, and behind them
+BART = ("<s>", "<pad>", "</s>", "<unk>"), ("<mask>",)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def train_bpe(texts, size: int, folder) -> BPE:
+def train_bpe(texts, size: int, folder, special=GPT2) -> BPE:
     """Train a vocabulary of `size` tokens on `texts`, write it to `folder` and load it from there.
 
     The ids are as GPT-2's: the 256 bytes in the order of the characters that stand for them, the merges, and last
-    <|endoftext|>. There are fewer than `size` where the texts have no more pairs to merge.
+    <|endoftext|>; or as BART's: <s>, <pad>, </s>, <unk>, the same, and last <mask>. There are fewer than `size` where
+    the texts have no more pairs to merge.
     """
-    path = _free(folder)
-    if size < len(CHARACTERS) + 1:
-        raise Error(f"size={size} is too small: the 256 bytes and {END} are 257 tokens, and each merge adds one")
+    path, (first, last) = _free(folder), special
+    least = len(first) + len(CHARACTERS) + len(last)
+    if size < least:
+        others = ", ".join((*first, *last))
+        raise Error(f"size={size} is too small: the 256 bytes and {others} are {least} tokens, and each merge adds one")
     words = _counted(texts, _pattern().findall)
     spelt = {tuple(CHARACTERS[byte] for byte in word.encode("utf-8", "surrogatepass")): n for word, n in words.items()}
-    tokens, merges = _merged(spelt, sorted(CHARACTERS), size - 1, add)
-    write_json(path / "vocab.json", {token: id for id, token in enumerate([*tokens, END])})
+    tokens, merges = _merged(spelt, sorted(CHARACTERS), size - len(first) - len(last), add)
+    write_json(path / "vocab.json", {token: id for id, token in enumerate([*first, *tokens, *last])})
     write_text(path / "merges.txt", "\n".join(["#version: 0.2", *map(" ".join, merges), ""]))
-    special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END)
-    write_json(path / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer", **special})
+    config = {"tokenizer_class": "GPT2Tokenizer", **dict.fromkeys(("bos_token", "eos_token", "unk_token"), END)}
+    if special is BART:
+        names = ("bos", "pad", "eos", "unk", "mask", "cls", "sep")
+        tokens = (*first, *last, first[0], first[2])
+        config = {"tokenizer_class": "BartTokenizer"} | {f"{n}_token": t for n, t in zip(names, tokens, strict=True)}
+    write_json(path / "tokenizer_config.json", config)
     return BPE.load(path)
 
 
