@@ -22,12 +22,13 @@ import torch
 from . import data, files, optim, pretrained, runs, settings, tokenizers, train
 from .errors import Error, nearest
 from .models import bart, bert, gpt2
+from .tasks.denoise import Denoise
 from .tasks.lm import LM
 from .tasks.mlm import MLM
 from .tasks.translate import SOURCE, TARGET, Translate
 from .tokenizers import training
 
-TASKS = {"lm": LM, "mlm": MLM, "translate": Translate}
+TASKS = {"lm": LM, "mlm": MLM, "denoise": Denoise, "translate": Translate}
 HELD = 200  # of so many rows one is held out
 BLOCK = 2**20  # characters read at once
 ID = "<u2"  # how tokens.bin stores an id
@@ -44,7 +45,8 @@ def pretrain(task: str, say=lambda line: None, **values) -> Path:
     folder = Path(options.out)
     settle(folder, task, options)
     tokenizer = vocabulary(task, options, folder, say)
-    worker, example, lengths = (pairs if task == "translate" else stream)(task, tokenizer, options, folder, say)
+    read = stream if task in ("lm", "mlm") else table
+    worker, example, lengths = read(task, tokenizer, options, folder, say)
     held = [example(row) for row in range(HELD // 2, len(lengths), HELD)]
     learned = [row for row in range(len(lengths)) if row % HELD != HELD // 2]
     if not held:
@@ -55,8 +57,8 @@ def pretrain(task: str, say=lambda line: None, **values) -> Path:
     model = fresh(task, tokenizer, options).to(options.device)
     size = sum(p.numel() for p in model.parameters())
     say(f"model      {model.FAMILY}, {size:,} parameters; {options.device}, {options.precision}, rate {options.lr:g}")
-    if task == "mlm":
-        held = worker.hidden(held)
+    if hasattr(worker, "fixed"):  # mlm and denoise: what they draw is drawn once
+        held = worker.fixed(held)
 
     def collate(numbers):
         return runs.on(options.device, worker.batch([example(row) for row in numbers]))
@@ -106,32 +108,37 @@ def vocabulary(task: str, options, folder: Path, say):
     if not any((folder / name).exists() for name in ("vocab.json", "vocab.txt")):
         say(f"vocabulary training {options.vocab:,} tokens …")
         if task == "translate":
-            both = (row[side] for row in table(options.text).rows for side in row)
-            training.train_bpe(both, options.vocab, folder, training.BART)
+            texts = (row[side] for row in pairs(options.text).rows for side in row)
         else:
-            build = training.train_bpe if task == "lm" else training.train_wordpiece
-            build((text for path in options.text for text, _ in blocks(path)), options.vocab, folder)
+            texts = (text for path in options.text for text, _ in blocks(path))
+        if task == "mlm":
+            training.train_wordpiece(texts, options.vocab, folder)
+        else:
+            training.train_bpe(texts, options.vocab, folder, training.GPT2 if task == "lm" else training.BART)
     return tokenizers.load(folder)
 
 
-def pairs(task, tokenizer, options, folder, say):
-    """(the task's worker, row number -> example, the tokens of each row) of tables of pairs."""
-    worker = Translate(tokenizer, options.context, smoothing=0.1)
-    examples = worker.training(table(options.text))
+def table(task, tokenizer, options, folder, say):
+    """(the task's worker, row number -> example, the tokens of each row) of pairs, or of texts to be damaged."""
+    if task == "translate":
+        worker, rows = Translate(tokenizer, options.context, smoothing=0.1), pairs(options.text)
+    else:
+        worker = Denoise(tokenizer, options.context)
+        rows = data.read([row for path in options.text for row in data.read(path).rows])
+    examples = worker.training(rows)
     runs.say_cut(worker, say)
-    return worker, examples.__getitem__, [len(e["ids"]) + len(e["target"]) for e in examples]
+    return worker, examples.__getitem__, [len(e["ids"]) + len(e.get("target", e["ids"])) for e in examples]
 
 
-def table(paths: list[str]) -> data.Table:
-    """The pairs of all files, one table."""
-    read = [data.read(path) for path in paths]
-    sides = [(t.column(*SOURCE), t.column(*TARGET)) for t in read]
-    rows = [{"src": row[a], "tgt": row[b]} for t, (a, b) in zip(read, sides, strict=True) for row in t.rows]
-    return data.Table(rows, ["src", "tgt"], ", ".join(paths), [*range(1, len(rows) + 1)])
+def pairs(paths: list[str]) -> data.Table:
+    """The pairs of all files."""
+    tables = [data.read(path) for path in paths]
+    sides = [(t.column(*SOURCE), t.column(*TARGET)) for t in tables]
+    return data.read([{"src": r[a], "tgt": r[b]} for t, (a, b) in zip(tables, sides, strict=True) for r in t.rows])
 
 
 def stream(task, tokenizer, options, folder, say):
-    """The same as `pairs`, of texts: rows of T tokens, whatever documents they are of."""
+    """The same of texts of any size: rows of T tokens, whatever documents they are of."""
     tokens = encoded(tokenizer, options.text, folder, say)
     T, cls = options.context, [] if tokenizer.cls is None else [tokenizer.cls]
     step = T - len(cls)
@@ -196,22 +203,25 @@ def fresh(task: str, tokenizer, options):
         }
         ends = {"bos_token_id": tokenizer.eos, "eos_token_id": tokenizer.eos}
         return gpt2.GPT2(gpt2.Config(vocab_size=tokenizer.vocab_size, **shape, **zero, extra=ends))
-    if task == "translate":  # whose pairs are few, and seen often
-        sides = [(side, what) for side in ("encoder", "decoder") for what in ("layers", "attention_heads", "ffn_dim")]
-        value = {"layers": options.layers, "attention_heads": options.heads, "ffn_dim": 4 * options.width}
-        shape = {f"{side}_{what}": value[what] for side, what in sides}
-        shape |= {"d_model": options.width, "max_position_embeddings": options.context}
-        ends = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
-        start = {"decoder_start_token_id": tokenizer.eos}
-        extra = {"forced_eos_token_id": tokenizer.eos, "bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos}
-        config = {"vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad, "extra": extra}
-        model = bart.BART(bart.Config(**config, **shape, **start))
-        model.generation = {**ends, **start, "forced_eos_token_id": tokenizer.eos, "max_length": options.context}
-        return model
+    if task in ("translate", "denoise"):
+        return encoder_decoder(tokenizer, options)
     zero = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
     shape = {"hidden_size": options.width, "num_hidden_layers": options.layers, "num_attention_heads": options.heads}
     shape |= {"intermediate_size": 4 * options.width, "max_position_embeddings": options.context}
     return bert.BERT(bert.Config(vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad, **shape, **zero), "mlm")
+
+
+def encoder_decoder(tokenizer, options):
+    """The same as `fresh`, with dropout: pairs are few, and seen often."""
+    ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "forced_eos_token_id": tokenizer.eos}
+    start = {"pad_token_id": tokenizer.pad, "decoder_start_token_id": tokenizer.eos}
+    shape = {"d_model": options.width, "max_position_embeddings": options.context}
+    for side in ("encoder", "decoder"):
+        shape |= {f"{side}_layers": options.layers, f"{side}_attention_heads": options.heads}
+        shape |= {f"{side}_ffn_dim": 4 * options.width}
+    model = bart.BART(bart.Config(vocab_size=tokenizer.vocab_size, **shape, **start, extra=ids))
+    model.generation = {**ids, **start, "max_length": options.context}
+    return model
 
 
 def plan(rows: list[int], lengths: list[int], options) -> list[list[list[int]]]:

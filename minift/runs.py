@@ -12,17 +12,19 @@ import torch
 from . import adapters, data, files, hub, optim, plots, pretrained, settings, train
 from .errors import Error, nearest
 from .tasks.classify import Classify
+from .tasks.denoise import Denoise
 from .tasks.lm import LM
 from .tasks.mlm import MLM
 from .tasks.translate import Translate
 
 MEMORY = "(given in memory)"  # stands in the run's folder where a name or a path would
-TASKS = {task.name: task for task in (Classify, LM, MLM, Translate)}
+TASKS = {task.name: task for task in (Classify, LM, MLM, Translate, Denoise)}
 EMBEDDED = {  # the model and the data set that a task takes when none is given
     "classify": ("bert-nano", "reviews"),
     "lm": ("gpt2-nano", "harbour"),
     "mlm": ("bert-nano", "harbour"),
     "translate": ("bart-nano-en-fr", "phrasebook"),
+    "denoise": ("bart-nano-en-fr", "harbour"),
 }
 NAMES = {"train": "train", "valid": "validation", "test": "test"}  # a part, and its file in an embedded data set
 OTHER = hub.DATA / "reviews" / "test.tsv"  # what a language model may forget while it learns another text
@@ -134,7 +136,7 @@ def predict(model, rows, max_batch: int = 64, say=lambda line: None) -> list[dic
         raise Error(f"'{data.short(rows)}' is the name of no data file; if it is a text, give it in a list: [text]")
     worker, model = ready(model)
     if not hasattr(worker, "predictions"):
-        raise Error(f"predict is not for {worker.name}, which this model is for: {worker.then.format('MODEL')}")
+        raise Error(f"predict is for classifiers and translators; this model is for {worker.name}: {worker.then.format('MODEL')}")
     examples = worker.examples(data.read(rows), labelled=False)
     say_cut(worker, say)
     return worker.predictions(outputs_of(worker, model, examples, max_batch))

@@ -1,10 +1,10 @@
 """Denoising: an encoder-decoder is given a damaged text and says what was there. No labels are needed.
 
 document -> windows   whole sentences, at most T tokens together
-window -> noise       BART's (Lewis et al. 2020, section 2.2): the sentences change places, and spans of tokens, a third of
-                      the text, each become one <mask>; the target is the text as it was. Where the tokenizer has T5's
-                      sentinels, T5's (Raffel et al. 2020, section 3.1.4): a seventh of the text goes, each span for a
-                      sentinel of its own; the target is what went.
+window -> noise       BART's (Lewis et al. 2020, section 2.2): the sentences change places, and spans of tokens, a third
+                      of the text, each become one <mask>; the target is the text as it was. Where the tokenizer has
+                      T5's sentinels, T5's (Raffel et al. 2020, section 3.1.4): a seventh of the text goes, each span
+                      for a sentinel of its own; the target is what went.
                           Thank <X> me to your party <Y> week.  ->  <X> you for inviting <Y> last <Z>
 noise -> batch, loss  as for `translate`, damaged anew whenever a window makes a batch
 -> metrics            loss and perplexity a target token, on windows that are damaged once and for all
@@ -12,6 +12,7 @@ noise -> batch, loss  as for `translate`, damaged anew whenever a window makes a
 
 import math
 import re
+from itertools import chain
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class Denoise(Translate):
                     if sum(map(len, windows[-1])) + len(piece) > room:
                         windows.append([])
                     windows[-1].append(piece)
-        found = [{"ids": sum(window, []), "sentences": window} for window in windows if window]
+        found = [{"ids": joined(window), "sentences": window} for window in windows if window]
         if not found:
             raise Error(f"{table.source}: nothing to learn; its texts are empty")
         return found
@@ -66,8 +67,12 @@ class Denoise(Translate):
 
     def examples(self, table: data.Table) -> list[dict]:
         """Windows to measure on."""
+        return self.fixed(self.training(table))
+
+    def fixed(self, windows: list[dict]) -> list[dict]:
+        """The windows damaged once and for all: alike in every run."""
         chance = np.random.default_rng(0)
-        return [self.damaged(window, chance) for window in self.training(table)]
+        return [self.damaged(window, chance) for window in windows]
 
     def batch(self, examples: list[dict]) -> dict[str, torch.Tensor]:
         if "target" not in examples[0]:
@@ -83,17 +88,17 @@ class Denoise(Translate):
 
     def infill(self, sentences: list[list[int]], chance) -> tuple[list[int], list[int]]:
         """BART's noise: (source, target)."""
-        shuffled = sum((sentences[i] for i in chance.permutation(len(sentences))), [])
+        shuffled = joined(sentences[i] for i in chance.permutation(len(sentences)))
         lengths, left = [], max(round(BART_SHARE * len(shuffled)), 1)
         while left > 0:
             lengths.append(min(int(chance.poisson(BART_SPAN)), left))
             left -= max(lengths[-1], 1)  # of 0 tokens: a mask where nothing is missing
         masks = [[self.tokenizer.mask]] * len(lengths)
-        return replaced(shuffled, spans(len(shuffled), lengths, chance), masks), sum(sentences, [])
+        return replaced(shuffled, spans(len(shuffled), lengths, chance), masks), joined(sentences)
 
     def corrupt(self, sentences: list[list[int]], chance) -> tuple[list[int], list[int]]:
         """T5's noise: (source, target)."""
-        ids = sum(sentences, [])
+        ids = joined(sentences)
         gone = max(round(T5_SHARE * len(ids)), 1)
         count = min(max(round(gone / T5_SPAN), 1), len(ids) - gone + 1, len(self.sentinels) - 1)
         cuts = [0, *sorted(1 + chance.choice(gone - 1, count - 1, replace=False)), gone] if count > 1 else [0, gone]
@@ -127,6 +132,10 @@ class Denoise(Translate):
         (said,) = super().outputs(model, batch)
         found = {"given": example["ids"], "right": example["target"], "model": said[said != IGNORE].tolist()}
         return "\n".join(f"  {name}  {self.tokenizer.decode(ids)}" for name, ids in found.items())
+
+
+def joined(lists) -> list[int]:
+    return list(chain.from_iterable(lists))
 
 
 def spans(n: int, lengths: list[int], chance) -> list[tuple[int, int]]:

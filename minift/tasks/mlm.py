@@ -47,9 +47,9 @@ class MLM(LM):
 
     def examples(self, table: data.Table) -> list[dict]:
         """Rows to measure on."""
-        return self.hidden(self.training(table))
+        return self.fixed(self.training(table))
 
-    def hidden(self, rows: list[dict]) -> list[dict]:
+    def fixed(self, rows: list[dict]) -> list[dict]:
         """The rows with some of their tokens hidden once and for all: the same ones in every run."""
         chance = torch.Generator().manual_seed(0)
         pairs = [self.hide(torch.tensor([row["ids"]]), chance) for row in rows]
