@@ -1,10 +1,13 @@
-"""How good the predictions are: the figures of scikit-learn and scipy, in numpy.
+"""How good the predictions are: the figures of scikit-learn, scipy, sacrebleu and rouge-score, in numpy.
 
 Where a figure is 0/0 it is 0.0, so that a run's results stay numbers: F1 of a class that is never right, mcc
-when there is one class only in truth or predictions, a correlation with a constant.
+when there is one class only in truth or predictions, a correlation with a constant, BLEU of empty texts.
 """
 
 import math
+import re
+import string
+from collections import Counter
 
 import numpy as np
 
@@ -50,6 +53,111 @@ def language(loss: float, tokens: int, bytes: int) -> dict[str, float]:
         "perplexity": math.exp(min(loss, 700.0)),
         "bits_per_byte": loss * tokens / max(bytes, 1) / math.log(2),
     }
+
+
+def translation(predictions, references) -> dict[str, float]:
+    """`predictions` and `references` are lists of texts, as in bleu, chrf and rouge: one reference a prediction."""
+    return {"bleu": bleu(predictions, references), "chrf": chrf(predictions, references)}
+
+
+def bleu(predictions, references) -> float:
+    """Corpus BLEU, 0 to 100, as sacrebleu's default: the geometric mean of the precisions of 1- to 4-grams, times a
+    penalty for brevity (Papineni et al. 2002). Texts are given as people read them: BLEU depends on how words are
+    told apart, so that is a part of the metric and not of the user's preprocessing (Post 2018, section 2.2)."""
+    counts = np.zeros((4, 3))
+    # Summed over the corpus, and only then divided (section 2.1.1): it is no mean of the sentences' BLEU.
+    for prediction, reference in paired(predictions, references):
+        counts += overlaps(words_13a(prediction), words_13a(reference), 4)
+    matched, guessed, true = counts.T
+    if not matched.any() or not guessed.all():
+        return 0.0
+    # One order without a match would make all 0: the first such counts as 1/2 match, the second as 1/4, ... (the
+    # smoothing of NIST's script mteval-v13a, method 3 of Chen and Cherry 2014).
+    none = matched == 0
+    matched[none] = 0.5 ** np.arange(1, none.sum() + 1)
+    brevity = min(0.0, 1 - true[0] / guessed[0])  # the logarithm of the penalty, from the lengths in words (2.2.2)
+    return 100 * math.exp(brevity + np.log(matched / guessed).mean())
+
+
+def chrf(predictions, references) -> float:
+    """Corpus chrF2, 0 to 100, as sacrebleu's default: precision and recall of 1- to 6-grams of characters, white space
+    left out, each averaged over the orders, in one F (Popović 2015, section 2). Beta 2: recall counts double."""
+    counts, beta = np.zeros((6, 3)), 2
+    for prediction, reference in paired(predictions, references):
+        row = overlaps(*("".join(text.split()) for text in (prediction, reference)), 6)
+        # n-grams longer than the whole reference are no wrong guesses; those longer than the prediction are missed.
+        counts += row * (row[:, 2:] > 0)
+    matched, guessed, true = counts[(counts[:, 1:] > 0).all(1)].T
+    if not matched.any():
+        return 0.0
+    precision, recall = (matched / guessed).mean(), (matched / true).mean()
+    return float(100 * (1 + beta**2) * precision * recall / (beta**2 * precision + recall))
+
+
+def rouge(predictions, references) -> dict[str, float]:
+    """The mean over the rows of F1, 0 to 1, as Google's rouge-score without stemming (Lin 2004): of words (rouge1), of
+    pairs of words (rouge2), of the longest common subsequence of words (rougeL, the text as one sentence: 3.1).
+
+    Words are runs of a-z and 0-9, lower-cased, as that package has it, and that is for English: an accented letter
+    separates, so "été" is the word "t", and a text in Cyrillic or Chinese has no words and scores 0."""
+    scores = []
+    for texts in paired(predictions, references):
+        prediction, reference = (re.findall("[a-z0-9]+", text.lower()) for text in texts)
+        counts = [*overlaps(prediction, reference, 2)]
+        counts += [(common_subsequence(prediction, reference), len(prediction), len(reference))]
+        scores.append([2 * matched / max(guessed + true, 1) for matched, guessed, true in counts])
+    means = np.mean(scores or [[0.0] * 3], axis=0).tolist()
+    return dict(zip(("rouge1", "rouge2", "rougeL"), means, strict=True))
+
+
+def paired(predictions, references):
+    texts = [predictions, references]
+    assert not any(isinstance(some, str) for some in texts), "a list of predictions and one of references, not a text"
+    assert len(predictions) == len(references), f"{len(predictions)} predictions for {len(references)} references"
+    return zip(predictions, references, strict=True)
+
+
+def overlaps(prediction, reference, most: int) -> np.ndarray:
+    """(most, 3) counts; row n - 1 = the n-grams in both, in the prediction, in the reference. An n-gram is in both as
+    often as it is in the one with fewer of it, so repeating a right word earns nothing (Papineni et al., 2.1)."""
+
+    def ngrams(text, n):
+        return Counter(zip(*(text[i:] for i in range(n)), strict=False))
+
+    pairs = [(ngrams(prediction, n), ngrams(reference, n)) for n in range(1, most + 1)]
+    return np.array([((p & r).total(), p.total(), r.total()) for p, r in pairs])
+
+
+def common_subsequence(a: list[str], b: list[str]) -> int:
+    """The length of the longest sequence of words that is in `a` and in `b` in this order, perhaps with gaps."""
+    a, b = sorted((a, b), key=len)  # the loop goes over the shorter
+    number = {word: i for i, word in enumerate({*a, *b})}
+    b = np.array([number[word] for word in b])
+    # The textbook's table, a row at a time: longest[j] is the length for the words of `a` so far and b[:j]. A word
+    # found at b[j] adds 1 to what came before it in both; what is reached at j is reached at all later places too.
+    longest = np.zeros(len(b) + 1, int)
+    for word in a:
+        found = longest[:-1] + (b == number[word])
+        longest[1:] = np.maximum.accumulate(np.maximum(longest[1:], found))
+    return int(longest[-1])
+
+
+# ASCII punctuation but for four, which may be part of a word or number.
+STANDS_ALONE = str.maketrans({mark: f" {mark} " for mark in string.punctuation if mark not in "',-."})
+
+
+def words_13a(text: str) -> list[str]:
+    """The words of `text` as mteval-v13a tells them apart: by white space and ASCII punctuation, case kept."""
+    # Its input was marked up and broken into lines; &amp; comes before &lt;, so &amp;lt; is < in the end.
+    text = text.rstrip().replace("<skipped>", "").replace("-\n", "")
+    for entity, mark in ("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"):
+        text = text.replace(entity, mark)
+    text = f" {text} ".translate(STANDS_ALONE)
+    # Full stops and commas stay between digits, as in 1,234.5. A match takes in the character before, so in "x.,5" the
+    # comma is not looked at after the full stop, and stays with its digit: the script's way, kept.
+    text = re.sub(r"(?a)(\D)([.,])", r"\1 \2 ", text)
+    text = re.sub(r"(?a)([.,])(?!\d)", r" \1 ", text)
+    return re.sub(r"(?a)(?<=\d)-", " - ", text).split()  # 1990-2000 is three words, well-known one
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
