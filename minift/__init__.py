@@ -19,6 +19,7 @@ HOME = {
     "finetune": "runs",
     "predict": "runs",
     "evaluate": "runs",
+    "shuffle_test": "runs",
     "generate": "generation",
     "generate_ids": "generation",
 }

@@ -54,7 +54,11 @@ def pretrain(task: str, say=lambda line: None, **values) -> Path:
         raise Error(f"{found}: {HELD // 2 + 1} rows are the least; give more --text, or less --context")
     total = sum(lengths[row] for row in learned)
     say(f"rows       {len(learned):,} of {total:,} tokens to learn from, {len(held):,} held out")
-    model = fresh(task, tokenizer, options).to(options.device)
+    if options.model:
+        model = pretrained.load_model(options.model, TASKS[task].kinds)
+    else:
+        model = fresh(task, tokenizer, options)
+    model.to(options.device)
     size = sum(p.numel() for p in model.parameters())
     say(f"model      {model.FAMILY}, {size:,} parameters; {options.device}, {options.precision}, rate {options.lr:g}")
     if hasattr(worker, "fixed"):  # mlm and denoise: what they draw is drawn once
@@ -105,7 +109,9 @@ def settle(folder: Path, task: str, options):
 
 def vocabulary(task: str, options, folder: Path, say):
     """The tokenizer in the folder, trained on the texts if there is none yet."""
-    if not any((folder / name).exists() for name in ("vocab.json", "vocab.txt")):
+    if options.model:
+        pretrained.load_tokenizer(options.model).save(folder)
+    elif not any((folder / name).exists() for name in ("vocab.json", "vocab.txt")):
         say(f"vocabulary training {options.vocab:,} tokens …")
         if task == "translate":
             texts = (row[side] for row in pairs(options.text).rows for side in row)

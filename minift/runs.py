@@ -1,6 +1,7 @@
 """One run: model, task, data and loop put together, and the run's folder. `finetune`, `predict`, `evaluate`."""
 
 import copy
+import ctypes
 import json
 import math
 import sys
@@ -54,6 +55,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     options = prepare(settings.make(settings.Finetune, values))
     options.model = options.model or EMBEDDED[task][0]
     options.batch_size = options.batch_size or TASKS[task].usual_batch
+    options.epochs = options.epochs or TASKS[task].usual_epochs
     tables, origin, labels = read_tables(task, options, memory)
     folder = new_folder(task, options.out)
 
@@ -136,7 +138,8 @@ def predict(model, rows, max_batch: int = 64, say=lambda line: None) -> list[dic
         raise Error(f"'{data.short(rows)}' is the name of no data file; if it is a text, give it in a list: [text]")
     worker, model = ready(model)
     if not hasattr(worker, "predictions"):
-        raise Error(f"predict is for classifiers and translators; this model is for {worker.name}: {worker.then.format('MODEL')}")
+        there = worker.then.format("MODEL")
+        raise Error(f"predict is for classifiers and translators; this model is for {worker.name}: {there}")
     examples = worker.examples(data.read(rows), labelled=False)
     say_cut(worker, say)
     return worker.predictions(outputs_of(worker, model, examples, max_batch))
@@ -150,6 +153,21 @@ def evaluate(model, rows, task: str | None = None, say=lambda line: None) -> dic
     examples = worker.examples(data.read(rows))
     say_cut(worker, say)
     return worker.metrics(outputs_of(worker, model, examples, 2 * worker.usual_batch), examples)
+
+
+def shuffle_test(model, rows, say=lambda line: None) -> dict[str, dict[str, float]]:
+    """Does a translator read its source? {"own": its metrics, "another's": those of what it says when each row is given
+    the source of the row before}. If the second are not far below the first, the decoder writes from memory alone."""
+    worker, model = ready(model)
+    if worker.name != "translate":
+        raise Error(f"shuffle_test is for translators; this model is for {worker.name}")
+    examples = worker.examples(data.read(rows))
+    say_cut(worker, say)
+    moved = [mine | {"ids": other["ids"]} for mine, other in zip(examples, examples[-1:] + examples[:-1], strict=True)]
+    return {
+        name: worker.metrics(outputs_of(worker, model, some, 2 * worker.usual_batch), some)
+        for name, some in (("own", examples), ("another's", moved))
+    }
 
 
 # -- the steps of a run, in their order -------------------------------------------------------------------------------
@@ -167,8 +185,21 @@ def prepare(options: settings.Finetune) -> settings.Finetune:
         precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if options.threads:
         torch.set_num_threads(options.threads)
+    keep_memory()
+    if device == "cpu" and precision == "bf16":  # plain matrix products: flash attention there computes in float32
+        torch.backends.cuda.enable_flash_sdp(False)
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     torch.manual_seed(options.seed)
     return replace(options, device=device, precision=precision)
+
+
+def keep_memory():
+    """Linux's malloc gives a large block back as soon as it is free, and the next one is mapped and zeroed anew, page by
+    page: up to half of a step on the CPU. Let it keep up to 2 GB, and blocks of up to 1 GB, for the next step."""
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def read_tables(task, options, memory):

@@ -36,10 +36,10 @@ class Finetune:
     valid: str | None = option(None, "rows to choose the best epoch by (none: a tenth of the training's)", metavar="F")
     test: str | None = option(None, "rows to report on at the end", metavar="F")
     out: str | None = option(None, "the run's folder (none: runs/TASK-N)", metavar="DIR")
-    epochs: int = option(3, "times through the training rows", metavar="N")
+    epochs: int | None = option(None, "times through the training rows (none: 3; mlm and denoise: 10)", metavar="N")
     max_steps: int | None = option(None, "stop after so many steps instead", metavar="N")
     lr: float | None = option(None, "peak learning rate (none: by the model's size, optim.usual_rate)", metavar="X")
-    batch_size: int | None = option(None, "rows a step (none: 32; lm and mlm: 4)", metavar="N")
+    batch_size: int | None = option(None, "rows a step (none: 32; lm and mlm: 4; denoise: 8)", metavar="N")
     batch_tokens: int | None = option(None, "padded tokens a batch, instead of rows", metavar="N")
     accumulate: int = option(1, "batches a step", metavar="N")
     max_length: int | None = option(None, "cut texts to so many tokens (none: the model's positions)", metavar="N")
@@ -111,6 +111,9 @@ class Pretrain:
         None, "text files: .txt, documents parted by lines <|endoftext|>", metavar="F"
     )
     out: str | None = option(None, "the run's folder; the same again goes on where it stopped", metavar="DIR")
+    model: str | None = option(
+        None, "go on from this model: its weights, shape and vocabulary instead of new ones", metavar="M"
+    )
     vocab: int = option(8192, "tokens to train a vocabulary of", metavar="N")
     layers: int = option(6, "blocks", metavar="N")
     width: int = option(256, "channels", metavar="N")

@@ -22,7 +22,7 @@ PAIR = ("text_b", "sentence2")  # ... and of the second's, where there is one
 
 class Classify:
     name, kinds = "classify", ("classify",)
-    usual_batch = 32  # rows a step
+    usual_batch, usual_epochs = 32, 3  # a batch is so many rows
     plain_text = shows_before = False
     then = 'minift predict {} "…"'
 

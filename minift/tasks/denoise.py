@@ -32,7 +32,7 @@ class Denoise(Translate):
     """What `translate` does too is said there: padding, teacher forcing, the loss."""
 
     name = "denoise"
-    usual_batch = 8
+    usual_batch, usual_epochs = 8, 10
     plain_text = shows_before = True
     then = "minift finetune translate --model {}"
 

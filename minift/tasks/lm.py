@@ -23,7 +23,7 @@ TEXT = "text"
 
 class LM:
     name, kinds = "lm", ("lm",)
-    usual_batch = 4  # rows a step: of 512 tokens, about 2,000 tokens
+    usual_batch, usual_epochs = 4, 3  # a batch is so many rows: of 512 tokens, about 2,000 tokens
     truncated = 0  # long texts become several windows
     plain_text = shows_before = True
     then = 'minift generate {} --prompt "…"'

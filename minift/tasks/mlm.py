@@ -26,6 +26,7 @@ class MLM(LM):
     # A model with a pooler keeps it ("pretraining" is BERT's own form, with both heads): a classifier begins there.
     name, kinds = "mlm", ("pretraining", "mlm")
     then = "minift finetune classify --model {}"
+    usual_epochs = 10  # a text is learned from often, since other tokens are hidden each time
 
     def __init__(self, tokenizer, max_length: int, seed: int = 0, prompt: str | None = None):
         super().__init__(tokenizer, max_length, seed, prompt)

@@ -22,7 +22,7 @@ SOURCE, TARGET = ("src", "text"), ("tgt",)
 
 class Translate:
     name, kinds = "translate", ("seq2seq",)
-    usual_batch = 32  # rows a step
+    usual_batch, usual_epochs = 32, 3  # a batch is so many rows
     then = 'minift predict {} "…"'
     plain_text, shows_before = False, True
 
