@@ -194,8 +194,8 @@ def prepare(options: settings.Finetune) -> settings.Finetune:
 
 
 def keep_memory():
-    """Linux's malloc gives a large block back as soon as it is free, and the next one is mapped and zeroed anew, page by
-    page: up to half of a step on the CPU. Let it keep up to 2 GB, and blocks of up to 1 GB, for the next step."""
+    """Linux's malloc gives a large block back as soon as it is free, and the next one is mapped and zeroed anew, page
+    by page: up to half of a step on the CPU. Let it keep up to 2 GB, in blocks of up to 1 GB, for the next step."""
     trim_threshold, mmap_threshold = -1, -3  # malloc.h's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(mmap_threshold, 2**30)

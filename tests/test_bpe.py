@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strings import varied
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-from transformers import GPT2TokenizerFast
+from transformers import GPT2TokenizerFast, RobertaTokenizer
 
 from minift.errors import Error
 from minift.tokenizers import load
@@ -23,6 +23,9 @@ FOLDERS = {
     "as published": {},
     "shuffled": {"shuffled": True},
     "with a space before": {"add_prefix_space": True},
+    "BART's": {"tokenizer_class": "BartTokenizer"},
+    "BART's, as bart-base says it": {},
+    "RoBERTa's, in tokenizer.json alone": {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True},
 }
 
 
@@ -51,11 +54,26 @@ def write(folder, vocab, merges, **config):
 def both(request, trained, tmp_path_factory):
     """Our tokenizer and the reference, from the same folder."""
     config, (vocab, merges) = dict(FOLDERS[request.param]), trained
+    if "BART" in request.param or "RoBERTa" in request.param:
+        return roberta(request.param, tmp_path_factory.mktemp("bart"), vocab, merges, config)
     if config.pop("shuffled", False):
         ids = Random(0).sample(range(len(vocab)), len(vocab))
         vocab = {token: ids[id] for token, id in vocab.items()}
     folder = write(tmp_path_factory.mktemp("gpt2"), vocab, merges, **config)
     return load(folder), GPT2TokenizerFast.from_pretrained(folder)
+
+
+def roberta(name, folder, vocab, merges, config):
+    """Our tokenizer and the reference, with BART's ids."""
+    first = {token: id for id, token in enumerate(("<s>", "<pad>", "</s>", "<unk>"))}
+    inner = {token: id + 4 for token, id in vocab.items() if token != END}
+    write(folder, {**first, **inner, "<mask>": len(vocab) + 3}, merges, **config)
+    theirs = RobertaTokenizer.from_pretrained(folder)
+    if "tokenizer.json" in name:
+        theirs.save_pretrained(folder)
+        for file in ("vocab.json", "merges.txt"):
+            (folder / file).unlink()
+    return load(folder), theirs
 
 
 @pytest.fixture
@@ -72,12 +90,18 @@ def compare(ours, theirs, texts):
     """Ids, offsets, decoded text, pairs and cuts of `texts` in both."""
     random = Random(len(texts))
     expected = theirs(texts, split_special_tokens=True, return_offsets_mapping=True)
+    around = len(ours.encode(""))  # 2: <s> and </s>
     for text, ids, offsets in zip(texts, expected["input_ids"], expected["offset_mapping"], strict=True):
         assert (text, ours.tokens(ours.encode(text))) == (text, ours.tokens(ids))
-        assert (text, ours.encode_with_offsets(text)) == (text, (ids, offsets))
+        inner = slice(around // 2, len(ids) - around // 2)
+        own, places = ours.encode_with_offsets(text)
+        assert (text, own) == (text, ids[inner])
+        if not (around and theirs.add_prefix_space):  # which leaves it a space, even one of the text's own
+            assert (text, places) == (text, offsets[inner])
         assert (text, ours.decode(ids)) == (text, theirs.decode(ids))
+        assert (text, ours.decode(ids, skip_special=True)) == (text, theirs.decode(ids, skip_special_tokens=True))
     pairs = list(zip(texts, texts[1:] + texts[:1], strict=True))
-    for length in (0, 1, 2, 3, 8, 20, 40, 41):
+    for length in (0, 1, 2, 3, 8, 20, 40, 41) if not around else (4, 5, 8, 20, 40, 41):
         some = random.sample(pairs, len(pairs) // 20)
         cut = {"truncation": "longest_first", "max_length": length, "split_special_tokens": True}
         singles = theirs([text for text, _ in some], **cut)["input_ids"]
@@ -389,9 +413,13 @@ FAULTS = {
         in_json(adds_tokens),
         "tokenizer.json: special tokens added by TemplateProcessing: that is not GPT-2's BPE, and minift has no other",
     ),
-    "BART's special tokens": (
+    "BART's special tokens without their ids": (
         in_json(lambda content: content.update(post_processor={"type": "RobertaProcessing"})),
-        "tokenizer.json: special tokens added by RobertaProcessing: that is not GPT-2's BPE, and minift has no other",
+        "tokenizer.json: no token '<s>', which is the cls token",
+    ),
+    "BERT's special tokens": (
+        in_json(lambda content: content.update(post_processor={"type": "BertProcessing"})),
+        "tokenizer.json: special tokens added by BertProcessing: that is not GPT-2's BPE, and minift has no other",
     ),
     "no merges in the model": (
         in_json(lambda content: content["model"].pop("merges")),

@@ -1,4 +1,5 @@
-"""Byte-pair encoding as in GPT-2 (Sennrich et al. 2016, arXiv:1508.07909; Radford et al. 2019, section 2.2).
+"""Byte-pair encoding as in GPT-2 (Sennrich et al. 2016, arXiv:1508.07909; Radford et al. 2019, section 2.2), and with
+the ids and the special tokens of RoBERTa and BART.
 
 A text is cut into words by a pattern, each word becomes its UTF-8 bytes, and neighbouring pieces are merged in
 the order in which training found them, the most frequent pair first. Every byte is a token, so every text has
@@ -28,6 +29,10 @@ PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\
 SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Python's \s has four more
 LONG_SPACE = re.compile(f"(?<![{SPACE}])[{SPACE}]{{100000,}}+(?=.)", re.DOTALL)
 
+# How RoBERTa and BART spell their special tokens: <s> text </s>, or <s> text </s></s> pair </s>. GPT-2 adds none.
+ROBERTA = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
+GPT2 = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
+
 FOREIGN = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
 
 
@@ -43,12 +48,13 @@ BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
 
 
 class BPE:
-    """GPT-2's tokenizer. It adds no special tokens; `eos` is <|endoftext|>, `pad` None unless the folder has one."""
+    """GPT-2's tokenizer, which adds no special tokens (`eos` is <|endoftext|>, `pad` None unless the folder has one),
+    or RoBERTa's and BART's, which put <s> and </s> around a text."""
 
     def __init__(self, folder: Folder):
-        vocab, vocab_path, merges, place, prefix_space = _read(folder)
-        usual = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
-        tokens, self._special, named = folder.vocabulary(vocab, vocab_path, usual)
+        vocab, vocab_path, merges, place, prefix_space, self._around = _read(folder)
+        usual, required = (ROBERTA, ("cls", "sep")) if self._around else (GPT2, ())
+        tokens, self._special, named = folder.vocabulary(vocab, vocab_path, usual, required)
         self.pad, self.eos, self.bos, self.unk, self.cls, self.sep, self.mask = named
         self.vocab_size, self.max_length, self.files = len(tokens), folder.max_length, folder.files
         self._prefix_space = folder.config.get("add_prefix_space", prefix_space)
@@ -64,23 +70,34 @@ class BPE:
         return cls(Folder(folder))
 
     def encode(self, text: str, pair: str | None = None, max_length: int | None = None) -> list[int]:
-        """The ids of `text`, then those of `pair`. "<|endoftext|>" in a text is plain text."""
-        a, b = fit(self._encode(text), [] if pair is None else self._encode(pair), max_length, special=0)
-        return a + b
+        """The ids of `text`, then those of `pair`. "<|endoftext|>" or "</s>" in a text is plain text."""
+        start, middle, end = ([self.cls], [self.sep] * 2, [self.sep]) if self._around else ([], [], [])
+        if pair is None:
+            a, _ = fit(self._encode(text), [], max_length, special=len(start + end))
+            return [*start, *a, *end]
+        a, b = fit(self._encode(text), self._encode(pair), max_length, special=len(start + middle + end))
+        return [*start, *a, *middle, *b, *end]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids, and where each stands in `text`: (start, end) in characters, with the space before a word.
+        """The ids without <s> and </s>, and where each stands in `text`: (start, end) in characters, with the space
+        before a word; RoBERTa's without it, as the reference has it.
 
         Where several tokens make up one character (an emoji is four bytes), each of them has all of it.
         """
         ids = self._encode(text)
         owner = [i for i, character in enumerate(text) for _ in character.encode("utf-8", "surrogatepass")]
-        if len(self._prefixed(text)) > len(text):
+        added = len(self._prefixed(text)) - len(text)
+        if added:
             owner.insert(0, 0)  # the space put before the text belongs to its first character
         offsets, at = [], 0
         for id in ids:
-            start, at = at, at + len(self._bytes[id])
-            offsets.append((owner[start], owner[at - 1] + 1))
+            token = self._bytes[id]
+            start, at = at, at + len(token)
+            first, end = owner[start], owner[at - 1] + 1
+            if self._around:
+                first = min(first + _spaces(token) - (added if start == 0 else 0), end)
+                end = max(end - _spaces(token[::-1]), first)
+            offsets.append((first, end))
         return ids, offsets
 
     def decode(self, ids, skip_special: bool = False) -> str:
@@ -109,6 +126,11 @@ class BPE:
         return [self._ids[rank] for rank in ranks]
 
 
+def _spaces(token: bytes) -> int:
+    """How many spaces it begins with."""
+    return len(token) - len(token.lstrip(b" "))
+
+
 def _bytes(token):
     """A token's bytes; one that is not written in the alphabet of bytes was added, as plain text."""
     try:
@@ -118,7 +140,8 @@ def _bytes(token):
 
 
 def _read(folder):
-    """(token -> id, its file, [(number, merge)], their place in words, whether a text gets a space before it)."""
+    """(token -> id, its file, [(number, merge)], their place in words, whether a text gets a space before it, whether
+    it stands between <s> and </s>)."""
     if "tokenizer.json" in folder.files:  # which goes first in transformers, too
         return _read_json(folder)
     for name in ("vocab.json", "merges.txt"):
@@ -133,7 +156,12 @@ def _read(folder):
         del lines[0]
     while lines and not lines[-1][1]:
         lines.pop()
-    return folder.json("vocab.json"), folder.path / "vocab.json", lines, f"{path}, line", False
+    vocab, name = folder.json("vocab.json"), folder.config.get("tokenizer_class")
+    if isinstance(name, str):
+        around = name.startswith(("Bart", "Roberta"))
+    else:  # bart-base says nothing; its ids do
+        around = (vocab.get("<s>"), vocab.get("</s>")) == (0, 2)
+    return vocab, folder.path / "vocab.json", lines, f"{path}, line", False, around
 
 
 def _read_json(folder):
@@ -144,7 +172,7 @@ def _read_json(folder):
     if splitter.get("use_regex") is False:
         strange.append("use_regex=false")
     for step in after.get("processors", [after]):
-        if step.get("special_tokens") or step.get("type") in ("RobertaProcessing", "BertProcessing"):
+        if step.get("special_tokens") or step.get("type") == "BertProcessing":
             strange.append(f"special tokens added by {step['type']}")
     if strange:
         raise Error(f"{path}: {', '.join(strange)}: that is not GPT-2's BPE, and minift has no other")
@@ -152,7 +180,8 @@ def _read_json(folder):
         if not isinstance(model.get(key), kind):
             raise Error(f"{path}: its model has no {key}")
     merges = list(enumerate(model["merges"], 1))
-    return model["vocab"], path, merges, f"{path}, merge", splitter.get("add_prefix_space", False)
+    around = after.get("type") == "RobertaProcessing"
+    return model["vocab"], path, merges, f"{path}, merge", splitter.get("add_prefix_space", False), around
 
 
 def _ranked(vocab, vocab_path, merges, place):
