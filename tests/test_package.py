@@ -53,8 +53,8 @@ LAYERS = [
     {"tokenizers/training"},
     {"weights", "data", "generation", "baselines", "fingerprints", "checkpoint", "tasks/__init__"},
     {"hub"},
-    {"train", "pretrained", "tasks/classify", "tasks/lm"},
-    {"tasks/mlm", "miniatures"},
+    {"train", "pretrained", "tasks/classify", "tasks/lm", "tasks/translate"},
+    {"tasks/mlm", "tasks/denoise", "miniatures"},
     {"runs", "distill", "verify"},
     {"pretraining"},
     {"cli"},
@@ -101,7 +101,9 @@ def test_a_model_is_read_alone(name):
 
 def test_a_task_knows_no_file_and_the_loop_neither_task_nor_model():
     assert OWN["tasks/classify"] == {"baselines", "data", "metrics", "errors"}
-    assert OWN["tasks/lm"] | OWN["tasks/mlm"] == {"data", "generation", "metrics", "errors", "tasks/lm"}
+    language, translation = OWN["tasks/lm"] | OWN["tasks/mlm"], OWN["tasks/translate"] | OWN["tasks/denoise"]
+    assert language == {"data", "generation", "metrics", "errors", "tasks/lm"}
+    assert translation == {*language, "tasks/translate"}
     assert OWN["train"] == {"adapters", "checkpoint", "optim", "errors"}
 
 

@@ -132,6 +132,7 @@ def test_config_toml_has_every_setting_and_runs_again_to_the_same_bits(nano, tmp
         "max_length",
         "threads",
         "prompt",
+        "beams",
     }  # those that are none, and out
     assert config | paths | {"task": "classify", "device": "cpu", "precision": "fp32", "lr": 1e-3} == config
     main(["finetune", "classify", "--config", str(run.folder / "config.toml"), "--out", str(tmp_path / "again")])
@@ -515,7 +516,9 @@ def test_an_unknown_task_is_named_with_the_nearest():
 
 
 def test_a_model_without_the_tasks_head_makes_no_predictions(bert):
-    with pytest.raises(minift.Error, match="no head of classify or lm or mlm; fine-tune it first"):
+    with pytest.raises(
+        minift.Error, match="no head of classify or lm or mlm or translate or denoise; fine-tune it first"
+    ):
         minift.predict(bert, ["a"])
     with pytest.raises(minift.Error, match="this model: has no head of classify"):
         minift.evaluate(minift.load(bert), tiny.rows(2))
