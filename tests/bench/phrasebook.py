@@ -1,4 +1,4 @@
-"""How data/phrasebook is split: `made(seed)` gives the rows of each file. The files that ship are the split of seed 0."""
+"""How data/phrasebook is split: `made(seed)` gives the rows of each file; those that ship are the split of seed 0."""
 
 import random
 
