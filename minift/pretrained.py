@@ -26,6 +26,13 @@ FAMILIES = {  # config.json's model_type: (the file, its model, its configuratio
 }
 
 
+GENERATION = (
+    *("max_length", "min_length", "num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size"),
+    *("repetition_penalty", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id"),
+    *("forced_eos_token_id", "eos_token_id", "do_sample", "temperature", "top_k", "top_p"),
+)
+
+
 @dataclass
 class Report:
     """What loading did with every key of the file and every parameter of the model (Law 5)."""
@@ -205,7 +212,15 @@ def read_config(folder: Path):
     kinds = {name: kind for kind, name in cls.ARCHITECTURES.items()}
     kind = next((kinds[str(name)] for name in names if str(name) in kinds), next(iter(cls.ARCHITECTURES)))
     defaults = folder / "generation_config.json"
-    return module, cls, config, kind, read_object(defaults) if defaults.exists() else {}
+    return module, cls, config, kind, read_object(defaults) if defaults.exists() else generation_of(raw)
+
+
+def generation_of(raw: dict) -> dict:
+    """How a model writes, where config.json still says it, as it did before there was a generation_config.json."""
+    found = {name: raw[name] for name in GENERATION if raw.get(name) is not None}
+    if raw.get("force_bos_token_to_be_generated"):  # bart-large-cnn's, once
+        found.setdefault("forced_bos_token_id", raw.get("bos_token_id"))
+    return found
 
 
 def read_object(path) -> dict:

@@ -146,4 +146,5 @@ class Generate:
     temperature: float | None = option(None, "0: the likeliest token each time; 1: as the model says", metavar="X")
     top_k: int | None = option(None, "sample among so many", metavar="N")
     top_p: float | None = option(None, "sample among those that together reach this probability", metavar="X")
+    beams: int | None = option(None, "search for the likeliest text with so many beginnings in hand", metavar="N")
     seed: int | None = option(None, "of the sampling", metavar="S")

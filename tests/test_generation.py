@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import minift
-from minift.generation import choose, generate_ids, probabilities
+from minift.generation import Rules, choose, generate_ids, probabilities
 from minift.models import bert, gpt2
 
 torch.set_num_threads(1)
@@ -237,7 +237,7 @@ def test_top_k_of_nothing_or_of_more_than_there_is_cuts_nothing():
 
 
 def test_temperature_zero_is_greedy_and_a_tie_goes_to_the_first():
-    assert choose(torch.tensor([[0.0, 2.0, 2.0], [3.0, 0.0, 1.0]]), 0, None, None, None).tolist() == [1, 0]
+    assert choose(torch.tensor([[0.0, 2.0, 2.0], [3.0, 0.0, 1.0]]), Rules(), None).tolist() == [1, 0]
 
 
 def test_sampled_tokens_come_as_often_as_their_probability_says(model):
@@ -425,5 +425,7 @@ def test_only_a_language_model_continues_a_text():
     config = bert.Config(vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     classifier = gpt2.GPT2(gpt2.Config(vocab_size=30, n_embd=8, n_layer=1, n_head=2), "classify")
     for model in bert.BERT(config, "mlm"), bert.BERT(config), classifier, torch.nn.Linear(2, 2):
-        with pytest.raises(minift.Error, match="only a language model can continue a text; this model is a "):
+        with pytest.raises(
+            minift.Error, match="only a language model or an encoder-decoder can write a text; this model is a "
+        ):
             minift.generate(model, Letters(), "BAD")

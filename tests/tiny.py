@@ -1,11 +1,11 @@
-"""Two model folders of a few kilobytes, and rows to learn from, for the tests of whole runs."""
+"""Three model folders of a few kilobytes, and rows to learn from, for the tests of whole runs."""
 
 import json
 
 import torch
 
 import minift
-from minift.models import bert, gpt2
+from minift.models import bart, bert, gpt2
 from minift.tokenizers.bpe import CHARACTERS
 
 WORDS = ["the", "film", "meal", "was", "good", "bad", "very", "not", "dull", "fine", "and", "never", "again"]
@@ -59,3 +59,19 @@ def tsv(path, rows):
     lines = ["\t".join(map(str, row.values())) for row in rows]
     path.write_text("\n".join(["\t".join(rows[0]), *lines]) + "\n", encoding="utf-8")
     return str(path)
+
+
+def bart_folder(path):
+    """A BART of two layers a side with random weights, for texts of up to 24 tokens; its BPE knows nine merges."""
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *CHARACTERS, *(merge.replace(" ", "") for merge in MERGES), "<mask>"]
+    sizes = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 2), ("ffn_dim", 48))}
+    sizes |= {f"{side}_attention_heads": 2 for side in ("encoder", "decoder")}
+    ends = {"eos_token_id": 2, "decoder_start_token_id": 2, "pad_token_id": 1}
+    config = bart.Config(vocab_size=len(tokens), max_position_embeddings=24, d_model=32, dropout=0.0, **sizes)
+    files = {
+        "vocab.json": json.dumps({token: i for i, token in enumerate(tokens)}),
+        "merges.txt": "#version: 0.2\n" + "\n".join(MERGES) + "\n",
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "BartTokenizer"}),
+        "generation_config.json": json.dumps({**ends, "forced_eos_token_id": 2, "max_length": 24}),
+    }
+    return folder(path, bart.BART(config), files)

@@ -76,10 +76,8 @@ class Translate:
 
     def outputs(self, model, batch) -> torch.Tensor:
         """(B, max_length) the ids that the model says, and IGNORE behind them."""
-        src, said = batch["src"], getattr(model, "generation", {})
-        most = None if said.get("max_length") or said.get("max_new_tokens") else 2 * src.shape[1] + 20
-        rows = generation.generate_ids(model, src, batch["src_mask"], max_new_tokens=most, beams=self.beams)
-        found = torch.full((len(src), self.max_length), IGNORE)
+        rows = generation.generate_ids(model, batch["src"], batch["src_mask"], beams=self.beams)
+        found = torch.full((len(rows), self.max_length), IGNORE)
         for i, row in enumerate(rows):
             row = row[: self.max_length]
             found[i, : len(row)] = torch.tensor(row, dtype=torch.long)
