@@ -177,7 +177,7 @@ def cached(family):
 @law("gpt2", "a batch continues as its rows do")
 def greedy(family):
     """A prompt goes on with the likeliest token each time, whatever its neighbours; the end token ends its row alone.
-    Look at generation.py: each row's own last token, the mask that grows, `done`; models/gpt2.py: the cache"""
+    Look at generation.py: each row's own last token, the mask that grows, `going`; models/gpt2.py: the cache"""
     model, prompts, right = tiny(family, "lm"), (IDS, OTHER, IDS[:, :1]), []
     for ids in prompts:
         for _ in range(8):
