@@ -16,7 +16,11 @@ CONFIG = {  # what it leaves out, such as which GELU and which epsilon, has the 
     | {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
     "bert": {"max_position_embeddings": 24, "hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 2}
     | {"num_attention_heads": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "bart": {"max_position_embeddings": 24, "d_model": 16, "dropout": 0.0, "decoder_start_token_id": 2}
+    | {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("layers", 2), ("ffn_dim", 64))}
+    | {f"{side}_attention_heads": 4 for side in ("encoder", "decoder")},
 }
+CONFIG["marian"] = CONFIG["bart"] | {"activation_function": "swish", "scale_embedding": True}
 # The tensors of a published file, as weight+bias. GPT-2 stores its matrices (in, out), BERT (out, in).
 GPT2 = """transformer.wte.weight:29x16 transformer.wpe.weight:24x16 transformer.h.*.ln_1:16+16
     transformer.h.*.attn.c_attn:16x48+48 transformer.h.*.attn.c_proj:16x16+16 transformer.h.*.ln_2:16+16
@@ -29,13 +33,26 @@ BERT = """bert.embeddings.word_embeddings.weight:29x16 bert.embeddings.position_
     bert.encoder.layer.*.output.dense:16x64+16 bert.encoder.layer.*.output.LayerNorm:16+16 """
 MLM = "cls.predictions.transform.dense:16x16+16 cls.predictions.transform.LayerNorm:16+16 cls.predictions.bias:29"
 SCORE, POOLED = "score.weight:3x16", "bert.pooler.dense:16x16+16 classifier:3x16+3"
+SEEN = " ".join(f"model.SIDE.layers.*.{{0}}.{name}_proj:16x16+16" for name in ("k", "v", "q", "out"))
+ENCODER = f"""{SEEN.format("self_attn")} model.SIDE.layers.*.self_attn_layer_norm:16+16
+    model.SIDE.layers.*.fc1:64x16+64 model.SIDE.layers.*.fc2:16x64+16 model.SIDE.layers.*.final_layer_norm:16+16 """
+DECODER = f"{ENCODER} {SEEN.format('encoder_attn')} model.SIDE.layers.*.encoder_attn_layer_norm:16+16 "
+STACKS = ENCODER.replace("SIDE", "encoder") + DECODER.replace("SIDE", "decoder")
+MARIAN = f"model.shared.weight:29x16 final_logits_bias:1x29 {STACKS}"
+BART = MARIAN + " ".join(
+    f"model.{side}.embed_positions.weight:26x16 model.{side}.layernorm_embedding:16+16"
+    for side in ("encoder", "decoder")
+)
 KINDS = {  # by family: kind, the name that config.json gives it, its tensors; first the one that ends in the vocabulary
     "gpt2": {"lm": ("GPT2LMHeadModel", GPT2), "classify": ("GPT2ForSequenceClassification", GPT2 + SCORE)},
     "bert": {"mlm": ("BertForMaskedLM", BERT + MLM), "classify": ("BertForSequenceClassification", BERT + POOLED)},
+    "bart": {"seq2seq": ("BartForConditionalGeneration", BART)},
+    "marian": {"seq2seq": ("MarianMTModel", MARIAN)},
 }
 HEADS = {"gpt2": ["score.weight"], "bert": ["classifier.bias", "classifier.weight"]}  # what fine-tuning adds
 IDS, OTHER = torch.tensor([[5, 17, 2, 26, 11, 8]]), torch.tensor([[23, 7, 14, 20]])
 EXAMPLES = [{"ids": list(range(5 * n + 1, 5 * n + 4 + 2 * n % 7)), "target": n % 3} for n in range(5)]  # 3 to 9 tokens
+PAIRS = [e | {"target": [(3 * id + n) % 29 for id in e["ids"][:: n % 2 + 1]]} for n, e in enumerate(EXAMPLES)]
 BATCHES = [[0, 1, 2, 3], [4]]  # so unequal that the mean of their means is not the mean of all
 REFERENCE = {  # the logits of IDS, of the language models every thirtieth; the losses of steps 1, 2, 10 and 20
     ("lm", "gpt2"): [0.031579, 0.230418, -0.036412, -0.087228, -0.032898, 0.088179],
@@ -44,7 +61,12 @@ REFERENCE = {  # the logits of IDS, of the language models every thirtieth; the 
     ("classify", "bert"): [-0.314137, 0.211597, -2.512387],
     ("losses", "gpt2"): [1.175656, 0.662136, 0.164017, 0.0438],
     ("losses", "bert"): [1.665348, 1.652458, 0.505565, 0.257982],
+    ("seq2seq", "bart"): [-0.150946, 0.365912, 0.258956, 0.76542],
+    ("seq2seq", "marian"): [-0.123806, 0.322957, 0.408855, 0.623289],
+    ("losses", "bart"): [3.343955, 3.206288, 2.98272, 2.841196],
+    ("losses", "marian"): [3.342792, 3.395717, 3.136591, 2.955741],
 }
+SMALL = ("wte.weight", "wpe.weight", "embeddings.weight", "shared.weight", "embed_positions.weight", "logits_bias")
 temporary = partial(tempfile.TemporaryDirectory, ignore_cleanup_errors=True)  # Windows keeps a file that is mapped
 
 
@@ -61,7 +83,7 @@ def weights(family: str, kind: str) -> dict[str, torch.Tensor]:
         shape = [int(length) for length in size.split("x")]
         k = torch.arange(math.prod(shape), dtype=torch.float64)
         wave = torch.sin(k * k / 7 + n).float().view(shape)
-        matrix = len(shape) == 2 and not key.endswith(("wte.weight", "wpe.weight", "embeddings.weight"))
+        matrix = len(shape) == 2 and not key.endswith(SMALL)
         tensors[key] = wave * (0.5 if matrix else 0.1) + (len(shape) == 1 and key.endswith("weight"))
     return tensors
 

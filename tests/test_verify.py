@@ -10,11 +10,12 @@ import pytest
 import torch
 import transformers
 
-from minift import cli, miniatures, pretrained, safetensors, verify
+from minift import cli, laws, laws_pairs, miniatures, pretrained, safetensors, verify
 from minift.errors import Error
 
 torch.set_num_threads(1)
-FAMILIES = ("gpt2", "bert")
+FAMILIES = tuple(miniatures.KINDS)
+PAIRED = laws_pairs.FAMILIES.split()
 EACH = [(family, kind) for family in FAMILIES for kind in miniatures.KINDS[family]]
 
 
@@ -24,24 +25,38 @@ def theirs(folder, family, kind):
 
 
 def their_logits(model, family):
+    if family in PAIRED:
+        return model(input_ids=miniatures.IDS, decoder_input_ids=miniatures.OTHER).logits.flatten().detach()
     segments = {"token_type_ids": torch.tensor([[0, 0, 0, 1, 1, 1]])} if family == "bert" else {}
     return model(miniatures.IDS, **segments).logits.flatten().detach()
 
 
+def padded(rows):
+    ids, mask = (torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long) for _ in "12")
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
+    return ids, mask
+
+
 def their_losses(model):
     """Twenty steps of torch.optim.AdamW as the published recipe has it: no decay on biases and norms, clipping to 1."""
-    decayed = [
-        p for n, p in model.named_parameters() if not n.endswith("bias") and "ln_" not in n and "LayerNorm" not in n
-    ]
-    others = [p for n, p in model.named_parameters() if not any(p is q for q in decayed)]
+    if model.config.model_type == "marian":  # sines, which transformers 5 would train
+        for stack in model.model.encoder, model.model.decoder:
+            stack.embed_positions.requires_grad_(False)
+    kept = ("ln_", "LayerNorm", "layer_norm", "layernorm")  # norms
+    names = {n: p for n, p in model.named_parameters()}
+    free = [n for n in names if n.endswith("bias") or any(part in n for part in kept)]
+    others, decayed = [names[n] for n in free], [p for n, p in names.items() if n not in free]
     groups = [{"params": decayed, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
     optimizer, losses = torch.optim.AdamW(groups, lr=5e-4), []
     for step in range(20):
-        examples = [miniatures.EXAMPLES[i] for i in miniatures.BATCHES[step % 2]]
-        ids, mask = (torch.zeros(len(examples), max(len(e["ids"]) for e in examples), dtype=torch.long) for _ in "12")
-        for row, example in enumerate(examples):
-            ids[row, : len(example["ids"])], mask[row, : len(example["ids"])] = torch.tensor(example["ids"]), 1
-        loss = model(ids, attention_mask=mask, labels=torch.tensor([e["target"] for e in examples])).loss
+        examples = [miniatures.PAIRS[i] for i in miniatures.BATCHES[step % 2]]
+        ids, mask = padded([e["ids"] for e in examples])
+        labels = torch.tensor([miniatures.EXAMPLES[i]["target"] for i in miniatures.BATCHES[step % 2]])
+        if model.config.is_encoder_decoder:
+            labels, real = padded([e["target"] for e in examples])
+            labels = labels.masked_fill(real == 0, -100)
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -63,7 +78,7 @@ def test_the_stored_logits_are_those_of_transformers(tmp_path, family, kind):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_stored_losses_are_those_of_transformers_and_torch_adamw(tmp_path, family):
-    losses = their_losses(theirs(tmp_path, family, "classify"))
+    losses = their_losses(theirs(tmp_path, family, [*miniatures.KINDS[family]][-1]))
     assert [losses[i] for i in (0, 1, 9, 19)] == pytest.approx(miniatures.REFERENCE["losses", family], rel=0, abs=5e-6)
 
 
@@ -144,11 +159,14 @@ def plant(monkeypatch, file, old, new):
     for name, value in edited.items():
         if not name.startswith("__"):
             monkeypatch.setitem(vars(module), name, value)
-    if file in (GPT2, BERT):
-        family, name = {GPT2: ("gpt2", "GPT2"), BERT: ("bert", "BERT")}[file]
-        monkeypatch.setitem(pretrained.FAMILIES, family, (module, edited[name], edited["Config"]))
-    if task := {"tasks/classify": "Classify", "tasks/lm": "LM", "tasks/mlm": "MLM"}.get(file):
-        monkeypatch.setattr(verify, task, edited[task])
+    for family, (_, cls, config) in list(pretrained.FAMILIES.items()):
+        if cls.__module__ == module.__name__:
+            entry = (module, edited[cls.__name__], edited[config.__name__])
+            monkeypatch.setitem(pretrained.FAMILIES, family, entry)
+    for page in laws, laws_pairs:  # which know a task by its name
+        for name in ("Classify", "LM", "MLM", "Translate", "Denoise"):
+            if name in edited and vars(page).get(name) is not None and vars(page)[name].__module__ == module.__name__:
+                monkeypatch.setattr(page, name, edited[name])
 
 
 def broken(*families):
@@ -157,7 +175,10 @@ def broken(*families):
     return {name: shown for name, shown in found if shown}
 
 
-GPT2, BERT = "models/gpt2", "models/bert"
+GPT2, BERT, BART = "models/gpt2", "models/bert", "models/bart"
+FUTURE2, PACKED2 = "the future of the target is invisible", "packed pairs are strangers"
+CACHES, WRITTEN = "the caches change nothing", "a batch is written as its rows are"
+FED, PUT = "fed what came before", "what is hidden can be put back"
 NUMERICS, STEPS, PADDING = "the published numerics", "twenty steps of AdamW", "padding is inert"
 PACKED, CACHE, BATCH = "packed texts are strangers", "the cache changes nothing", "a batch continues as its rows do"
 SUM, DROPOUT, HEAD = "accumulation is one large batch", "dropout in training alone", "--tune head trains the head"
@@ -276,8 +297,49 @@ MISTAKES = {  # the file, the laws that break; what it says, what a learner writ
         "self._normal(text).split()", "(self._normal(text), text)[text in self._vocab].split()"),
     "the shortest piece first": ("tokenizers/wordpiece", (PIECES,),
         "range(len(word), start, -1)", "range(start + 1, len(word) + 1)"),
+    "no bias of the logits": (BART, (NUMERICS, STEPS, MORE),
+        "self.model.shared.weight, self.final_logits_bias[0]", "self.model.shared.weight, None"),
+    "positions from row 0": (BART, (NUMERICS, STEPS),
+        "self.embed_positions(position + 2)", "self.embed_positions(position)"),
+    "tanh instead of exact GELU in BART": (BART, (NUMERICS, STEPS),
+        '"gelu": F.gelu,', '"gelu": partial(F.gelu, approximate="tanh"),'),
+    "a decoder that sees ahead": (BART, (FUTURE2, NUMERICS, MORE),
+        "causal = visible is None and x.shape[1] > 1", "causal = False"),
+    "a causal encoder": (BART, (NUMERICS, MORE),
+        "self.self_attn(x, self.self_attn.read(x), visible)", "self.self_attn(x, self.self_attn.read(x), visible, visible is None)"),
+    "no look at the source": (BART, (FUTURE2, NUMERICS, MORE),
+        "self.encoder_attn(x, source, across)", "0 * self.encoder_attn(x, source, across)"),
+    "padding of the source is seen": (BART, (PADDING, MORE),
+        "across = (mine[:, :, None] == src_mask[:, None])[:, None]", "across = None"),
+    "pairs that see each other's source": (BART, (PACKED2,),
+        "mine[:, :, None] == src_mask[:, None]", "(mine[:, :, None] != 0) == (src_mask[:, None] != 0)"),
+    "positions that start anew at each cached step": (BART, (CACHES, WRITTEN, MORE),
+        "visible, position = None, torch.arange(past, past + T", "visible, position = None, torch.arange(0, T"),
+    "old target keys last": (BART, (CACHES,),
+        "tuple(torch.cat(both, 2) for both in zip(past, own, strict=True))",
+        "tuple(torch.cat(both[::-1], 2) for both in zip(past, own, strict=True))"),
+    "a tied key saved under another name": (BART, (SAVED,),
+        'keys += ["model.shared.weight", "lm_head.weight"', 'keys += ["model.shared.weights", "lm_head.weight"'),
+    "the target fed as it is": ("tasks/translate", (FED, STEPS),
+        "torch.cat((start, target[:, :-1]), 1)", "target"),
+    "a loss for the padding, too": ("tasks/translate", (FED, STEPS),
+        "reduction=\"sum\", label_smoothing=smoothing)\n        return loss, len(logits)",
+        "reduction=\"sum\", label_smoothing=smoothing)\n        return loss, mask.numel()"),
+    "smoothed when measured": ("tasks/translate", (FED,),
+        "self.smoothing if model.training else 0.0", "self.smoothing"),
+    "beams that take each other's caches": ("generation", (WRITTEN,),
+        "context.pick(origin.flatten(), others=False)", "pass"),
+    "beams that never begin apart": ("generation", (WRITTEN,),
+        "total[:, 1:] = -1e9", "total[:, 1:] = 0"),
+    "noise that is always the same": ("tasks/denoise", (PUT,),
+        "int(torch.randint(2**62, ()))", "0"),
+    "measured on other noise each time": ("tasks/denoise", (PUT,),
+        "chance = np.random.default_rng(0)", "chance = np.random.default_rng()"),
+    "the target in the order of the source": ("tasks/denoise", (PUT,),
+        "masks), joined(sentences)", "masks), shuffled"),
 }  # fmt: skip
 FAMILY_OF = {GPT2: "gpt2", BERT: "bert", "tokenizers/bpe": "bpe", "tokenizers/wordpiece": "wordpiece"}
+FAMILY_OF |= {BART: "bart", "tasks/translate": "bart translate", "tasks/denoise": "denoise"}
 FAMILY_OF |= {"tasks/classify": "bert", "optim": "bert", "tasks/lm": "lm", "tasks/mlm": "mlm"}
 
 
@@ -285,7 +347,8 @@ FAMILY_OF |= {"tasks/classify": "bert", "optim": "bert", "tasks/lm": "lm", "task
 def test_a_mistake_is_named_by_the_law_that_it_breaks(monkeypatch, mistake):
     file, laws, old, new = MISTAKES[mistake]
     plant(monkeypatch, file, old, new)
-    found = broken("train" if laws == (NAN,) else FAMILY_OF.get(file, "gpt2"))
+    families = FAMILY_OF.get(file, "bart" if laws == (WRITTEN,) else "gpt2")
+    found = broken(*("train" if laws == (NAN,) else families).split())
     if laws[-1] == MORE:
         assert found.keys() >= set(laws[:-1]), found
     else:
