@@ -35,6 +35,7 @@ from minift.tasks.translate import Translate
 QUICK = bool(os.environ.get("MINIFT_QUICK"))  # the tests set it: fewer steps and numbers, nothing else
 
 torch.manual_seed(0)
+torch.set_num_threads(1)  # the tensors are small: on busy cores, two threads take ten times as long
 torch.set_printoptions(precision=2, sci_mode=False, linewidth=100)
 
 
@@ -366,3 +367,177 @@ learn(model.requires_grad_(True), [fresh_batch() for _ in range(STEPS)], after_s
 after = said_of(model)
 for n, first, last in list(zip(held, before, after, strict=True))[:3]:
     print(f"\n{n:,}\n   before  {first[:70]}\n   after   {last}")
+
+# %% [markdown]
+# ## 5. Where it looks
+#
+# The decoder has one layer, so there is one matrix of shares a head: for each word, from which figures it
+# took how much *when it was to be said*. (Its row is that of the place where the word before it was fed.) The
+# cell shows the mean over the heads for 347,915, the darker the more.
+
+
+# %%
+def looks(model, n):
+    """The words of n with the end, the figures with the end, and the shares (T, S) of these in those, over heads."""
+    source, target = (tokenizer.encode(row(n)[side]) for side in ("src", "tgt"))
+    with torch.no_grad():
+        memory = model.encode(torch.tensor([source]))
+        _, shares = write(model, torch.tensor([[START, *target[:-1]]]), memory)
+    return [TOKENS[id] for id in target], [TOKENS[id] for id in source], shares[0].mean(0)
+
+
+def show(model, n):
+    said, figures, shares = looks(model, n)
+    print(f"{'':10}", "".join(f"{figure:^5}" for figure in figures))
+    for word, line in zip(said, shares.tolist(), strict=True):
+        print(f"{word:10}", "".join(" " + 3 * " ░▒▓█"[round(4 * share)] + " " for share in line))
+
+
+show(model, 347_915)
+
+# %% [markdown]
+# This is an *alignment* of the two texts, which nobody taught it (Bahdanau et al. 2015, who invented this
+# attention, found it in translations from English to French). It is not monotone: *seven* looks further right
+# than *forty*, which comes later. *fifteen* needs two figures and looks at both. *hundred*, *and* and *thousand*
+# follow from the words before and the places; they look here and there, often at the end token, where nothing
+# is to be had. As a picture of what the model *uses* it must be taken with care: figures that the encoder has mixed
+# into each other are no longer only what stands above their column.
+#
+# The cell counts the *a and b* of all held-out numbers, and in how many of them *a* looks most at the figure just
+# right of the one that *b* looks most at.
+
+# %%
+pairs = crossed = 0
+for n in held:
+    said, _, shares = looks(model, n)
+    most = shares.argmax(1).tolist()  # the column for each word
+    places = [t for t, word in enumerate(said) if word == "and"]
+    pairs, crossed = pairs + len(places), crossed + sum(most[t - 1] == most[t + 1] + 1 for t in places)
+print(f"{crossed} of {pairs} pairs are crossed")
+
+# %% [markdown]
+# ## 6. Writing: greedily, and by beams
+#
+# **Two caches.** To write is to feed the start token, take the likeliest word, feed that, until the end token comes.
+# As in tutorial 03 nothing is computed twice: the target's keys and values are kept and grow by one place a word.
+# The source's are computed once, at the first word, and only read after that. The cell writes 24 and prints the
+# size of the keys in both caches; then it compares our loop with `minift.generate_ids` on the held-out numbers.
+
+
+# %%
+@torch.no_grad()
+def greedy(model, source, say=lambda line: None):
+    memory, cache, said, token = model.encode(source), {}, [], START
+    while len(said) < 30:
+        logits = model.head(model.decode(torch.tensor([[token]]), memory, cache=cache))[0, -1]  # (V,)
+        own, cross = cache[0][0], cache[0, "cross"][0]  # the first layer's keys
+        say(f"fed {TOKENS[token]:7} keys of the target {tuple(own.shape)}, of the source {tuple(cross.shape)}")
+        token = int(logits.argmax())
+        if token == END:
+            break
+        said.append(token)
+    return said
+
+
+sources = [torch.tensor([tokenizer.encode(row(n)["src"])]) for n in held]  # each (1, S)
+print(tokenizer.decode(greedy(model, torch.tensor([tokenizer.encode("2 4")]), say=print)))
+alike = [tokenizer.decode(greedy(model, source)) == text for source, text in zip(sources, said_of(model), strict=True)]
+print(f"{sum(alike)} of {len(alike)} numbers as minift writes them")
+
+# %% [markdown]
+# **Beams.** Greedy takes the likeliest *word* each time, and may miss the likeliest *text*. A *beam search* keeps
+# the K likeliest beginnings instead of one (Sutskever et al. 2014, section 3.2). A step:
+#
+# 1. Continue each of the K beginnings with every word. A text's probability is the product of its words', so
+#    logarithms are added.
+# 2. Of all these K × V, take the best. Those among the first K that end are whole texts and put aside.
+# 3. The best K that do not end go on.
+#
+# First with a "model" that one can see through: a table of which word follows which with what probability. After
+# *the* it does not know how to go on; after *a* it does. The cell prints the beams of each step with K = 1, which
+# is greedy, and with K = 2.
+
+
+# %%
+def beam_search(log_p_of, K, most, end, say=lambda step, open_texts, whole: None):
+    """The whole texts that are found, each (log-probability, words). `log_p_of` gives from a list of beginnings for
+    each a dictionary {word: log-probability}."""
+    open_texts, whole = [(0.0, [])], []
+    for step in range(most):
+        nexts = log_p_of([said for _, said in open_texts])
+        longer = [
+            (total + log_p, [*said, word])
+            for (total, said), next_words in zip(open_texts, nexts, strict=True)
+            for word, log_p in next_words.items()
+        ]
+        longer = sorted(longer, key=lambda text: -text[0])[: 2 * K]  # at most K of them end: one a beginning
+        whole += [text for text in longer[:K] if text[1][-1] == end]
+        open_texts = [text for text in longer if text[1][-1] != end][:K]
+        say(step + 1, open_texts, whole)
+        if not open_texts:
+            break
+    return whole
+
+
+TABLE = {  # after this word: the next ones
+    None: {"the": 0.5, "a": 0.4, ".": 0.1},
+    "the": {"cat": 0.3, "dog": 0.3, "sea": 0.3, ".": 0.1},
+    "a": {"cat": 0.9, ".": 0.1},
+    "cat": {".": 0.9, "the": 0.1},
+}
+
+
+def table(beginnings):
+    found = [TABLE.get(said[-1] if said else None, {".": 1.0}) for said in beginnings]
+    return [{word: math.log(p) for word, p in next_words.items()} for next_words in found]
+
+
+def shown(texts):
+    return "  ".join(f"{' '.join(said)} {math.exp(total):.3f}" for total, said in texts) or "-"
+
+
+for K in (1, 2):
+    print(f"K = {K}")
+    beam_search(table, K, 4, ".", lambda step, *texts: print(f"  {step}: open {shown(texts[0])}   whole {shown(texts[1])}"))
+
+# %% [markdown]
+# Greedy took *the*, the likelier word, and ended with a text of probability 0.135; with two beams *a cat .* is found,
+# 0.324. (K = 2 goes on for longer than it must: no open text can still overtake, as probabilities only fall.)
+#
+# Our model is too sure of itself for that to matter. Its apprentice is not. The cell lets both write the first
+# held-out numbers, greedily and with 4 beams, and prints the mean log-probability of what they wrote; and in how many our
+# search and that of minift find the same text. minift divides by length, which the next cell is about: here
+# `length_penalty=0` says not to. About 5 seconds.
+
+
+# %%
+def by_model(model, source):
+    """What beam_search asks for: the next words after each beginning, for one source (1, S)."""
+    memory = model.encode(source)
+
+    @torch.no_grad()
+    def log_p_of(beginnings):
+        fed = torch.tensor([[START, *said] for said in beginnings])  # (K, n + 1), all equally long
+        log_p = model(source.expand(len(fed), -1), fed)[:, -1].log_softmax(-1)  # (K, V)
+        return [dict(enumerate(line)) for line in log_p.tolist()]
+
+    return log_p_of
+
+
+@torch.no_grad()
+def log_p_of_text(model, source, said):
+    log_p = model(source, torch.tensor([[START, *said]]))[0].log_softmax(-1)  # (T, V)
+    return sum(log_p[t, word].item() for t, word in enumerate([*said, END]))
+
+
+few = sources[: 5 if QUICK else 40]
+for name, who in {"apprentice": apprentice, "model": model}.items():
+    ours, theirs, likeliest = [], [], []
+    for source in few:
+        ours.append(max(beam_search(by_model(who, source), 4, 20, END)))
+        (found,) = minift.generate_ids(who, source, beams=4, length_penalty=0.0, eos=END)
+        theirs.append([*found, END])
+        likeliest.append(log_p_of_text(who, source, greedy(who, source)))
+    alike = sum(text == other for (_, text), other in zip(ours, theirs, strict=True))
+    print(f"{name:10} greedy {sum(likeliest) / len(few):6.2f}   4 beams {sum(x for x, _ in ours) / len(few):6.2f}   "
+          f"{alike} of {len(few)} as minift finds them")
