@@ -313,7 +313,8 @@ for n in some:
     log_p = logits - logits.logsumexp(-1, keepdim=True)
     total, count = total - log_p.gather(2, target[..., None]).sum(), count + target.shape[1]
 theirs, units = task.loss(model, batch)
-print(f"by hand {total:.4f} over {count} words, by minift {theirs:.4f} over {units}")
+print(f"by hand {total:.3f} over {count} words, by minift {theirs:.3f} over {units}")
+same("summed loss", total, theirs)
 
 # %% [markdown]
 # ## 4. Learning to count
