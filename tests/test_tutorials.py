@@ -346,6 +346,52 @@ def words_in_common(first, second, n=8):
     ]
 
 
+# 09: the encoder-decoder by hand
+
+
+def across(attention, x, memory, mask, back=None):
+    tutorial_09 = tutorial("09_encoder_decoder_by_hand.py")
+    visible = mask[:, None, None] if back is None else mask[:, None, None] & back
+    return tutorial_09.attend(attention, x, memory, visible)[0]
+
+
+def only_back(attention, x, memory, mask):
+    back = torch.ones(x.shape[1], memory.shape[1], dtype=torch.bool).tril()
+    return across(attention, x, memory, mask, back)
+
+
+def shift(target, start):
+    fed = torch.cat((torch.full_like(target[:, :1], start), target[:, :-1]), 1)
+    return fed.masked_fill(target == IGNORE, start)
+
+
+def not_shifted(target, start):
+    return target.masked_fill(target == IGNORE, start)
+
+
+def beam_step(total, log_p):
+    new, place = (total[:, None] + log_p).flatten().topk(len(total))
+    return place // log_p.shape[1], place % log_p.shape[1], new
+
+
+def best_of_each(total, log_p):
+    new, token = (total[:, None] + log_p).max(1)
+    order = new.argsort(descending=True)
+    return order, token[order], new[order]
+
+
+def without_source(targets, seen=None):
+    places = [
+        (tuple(target[:i])[-(seen or i) :] if i else (), target[i]) for target in targets for i in range(len(target))
+    ]
+    both, before = Counter(places), Counter(beginning for beginning, _ in places)
+    return sum(math.log(before[beginning] / both[beginning, token]) for beginning, token in places) / len(places)
+
+
+def by_the_word_before(targets):
+    return without_source(targets, seen=1)
+
+
 ANSWERS = {  # file: {exercise: (right, plausible wrong)}
     "01_what_fine_tuning_is.py": {
         "mean_loss": (mean_loss, log_of_softmax),
@@ -386,6 +432,12 @@ ANSWERS = {  # file: {exercise: (right, plausible wrong)}
         "stratified": (stratified, not_stratified),
         "confident": (confident, surest_of_all),
         "near_copies": (near_copies, words_in_common),
+    },
+    "09_encoder_decoder_by_hand.py": {
+        "across": (across, only_back),
+        "shift": (shift, not_shifted),
+        "beam_step": (beam_step, best_of_each),
+        "without_source": (without_source, by_the_word_before),
     },
 }
 EXERCISES = [(file, name) for file, answers in ANSWERS.items() for name in answers]
@@ -431,7 +483,7 @@ def test_every_exercise_of_every_tutorial_has_its_answers_here():
         for path in TUTORIALS.glob("*.py")
     }
     assert found == {file: sorted(answers) for file, answers in ANSWERS.items()}
-    assert all(2 <= len(checks) <= 3 for checks in found.values())
+    assert all(2 <= len(checks) <= 4 for checks in found.values())
 
 
 @pytest.mark.parametrize("file", ANSWERS)
