@@ -28,6 +28,7 @@ MODELS = DATA / "models"
 PART = r"[A-Za-z0-9](?:[\w.-]*\w)?"
 NAME = re.compile(rf"(?!.*(?:--|\.\.))((?:{PART}/)?{PART})(?:@(\w[\w./-]*))?", re.ASCII)  # gpt2, or org/gpt2@v1.0
 SETTINGS = "config.json", "generation_config.json"
+TWO = "bert2bert:"  # and then ENC,DEC: a model's two sides, each named as a model is
 
 
 def embedded() -> list[str]:
@@ -60,6 +61,19 @@ def parsed(name: str) -> tuple[str, str]:
     if not match:
         raise unknown(name)
     return match[1], match[2] or "main"
+
+
+def each_side(name: str, load) -> list:
+    """What `load` makes of ("encoder", ENC) and ("decoder", DEC) of a name bert2bert:ENC,DEC."""
+    names, found = name.removeprefix(TWO).split(","), []
+    if len(names) != 2 or not all(names):
+        raise Error(f"{name}: give an encoder and a decoder, such as {TWO}bert-nano,random:bert-nano")
+    for side, one in zip(("encoder", "decoder"), names, strict=True):
+        try:
+            found.append(load(side, one))
+        except Error as e:
+            raise Error(f"the {side} of {name}: {e}", e.code) from None
+    return found
 
 
 def unknown(name: str, more: str = "") -> Error:

@@ -12,11 +12,17 @@ def usual_rate(width: int, depth: int, tune: str) -> float:
     return 5e-3 if tune == "head" else round(5e-5 * (768 * 12) / (width * depth), 6)
 
 
-def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+def adamw(model: nn.Module, lr: float, weight_decay: float, new=(), lr_new: float = 0.0) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) over what learns. Biases and norms are not decayed: decay pulls towards zero,
-    and a norm at zero passes nothing on."""
-    learning = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(groups(learning, weight_decay), lr=lr, fused=True)
+    and a norm at zero passes nothing on. The parameters named in `new`, which were drawn at random beside learned ones,
+    have a rate of their own: they have far to go and nothing to forget (Liu and Lapata 2019, "Text Summarization with
+    Pretrained Encoders", for a new decoder)."""
+    known, drawn = [], []
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            (drawn if name in new else known).append(p)
+    own = [group | {"lr": lr_new} for group in groups(drawn, weight_decay)]
+    return torch.optim.AdamW(groups(known, weight_decay) + own, lr=lr, fused=True)
 
 
 def groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -69,6 +70,8 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     size = next(model.parameters()).shape[1], len(model.blocks)  # the first parameter is the embedding, (V, C)
     fresh_lr = options.lr or optim.usual_rate(*size, "all")  # of the random baseline, all of which learns
     options.lr = options.lr or optim.usual_rate(*size, options.tune)
+    joined = model.FAMILY == "encoder-decoder" and options.tune != "head"  # what joins two BERTs begins from nothing
+    options.lr_new = options.lr_new or options.lr * (10 if joined else 1)
 
     name = "yours" if "model" in memory else options.model
     say(f"model      {name}, {total:,} parameters, {learning:,} of them learn (--tune {options.tune})")
@@ -77,8 +80,12 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
         say(f"           drawn at random: {', '.join(drawn) if len(drawn) < 10 else f'{len(drawn)} tensors'}")
     for note in report.notes:
         say(f"           {note}")
-    threads = f"{torch.get_num_threads()} threads"
-    say(f"device     {options.device}, {options.precision}, {threads}; seed {options.seed}, rate {options.lr:g}")
+    threads, faster = f"{torch.get_num_threads()} threads", ""
+    if drawn and options.lr_new != options.lr:
+        faster = f", of what was drawn {options.lr_new:g}"
+    say(
+        f"device     {options.device}, {options.precision}, {threads}; seed {options.seed}, rate {options.lr:g}{faster}"
+    )
     for split, table in tables.items():
         say(f"{split:10} {len(table.rows):,} rows of {origin[split]}: {worker.describe(examples[split])}")
     say_cut(worker, say)
@@ -271,6 +278,7 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
     if folder:
         files.write_text(folder / "config.toml", toml(worker.name, options, memory))  # makes the folder
 
+    new = getattr(model, "report", pretrained.Report()).new
     try:
         return train.train(
             model,
@@ -282,6 +290,7 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
             score=worker.goal,
             log=logger(folder) if folder else lambda entry: None,
             where=tables["train"].where,
+            optimizer=partial(optim.adamw, new=new, lr_new=options.lr_new),
         )
     except torch.OutOfMemoryError as e:
         way_out = "a smaller --batch-size with more --accumulate, a smaller --max-length, or --recompute"
@@ -321,6 +330,7 @@ def random_weights(worker, model, tables, examples, options, split) -> dict:
     """What the same training makes of the same architecture without pre-training: all of it learns."""
     torch.manual_seed(options.seed)
     fresh = type(model)(model.config, model.kind).to(options.device)
+    fresh.generation = getattr(model, "generation", {})  # what ends a text
     fit(worker, fresh, tables, examples, options)
     return assess(worker, fresh, examples[split], options)[0]
 

@@ -3,8 +3,8 @@
 Rothe et al. 2020, "Leveraging Pre-trained Checkpoints for Sequence Generation Tasks" (section 2): the encoder is a BERT
 as it stands; the decoder is a BERT that no longer sees what follows, and whose layers each look at what the encoder has
 read. This cross-attention is new, as is a bridge between sides of different width; all the rest was learned before.
-Loads what transformers calls EncoderDecoderModel, where both sides are BERTs. Parameters bear the names of the published
-files, but that the encoder's begin with `encoder.bert.` instead of `encoder.`
+Loads what transformers calls EncoderDecoderModel, where both sides are BERTs. Parameters bear the names of the
+published files, but that the encoder's begin with `encoder.bert.` instead of `encoder.`
 
     B  rows of the batch      C   channels, hidden_size of a side      nh  heads
     S  tokens of the source   T   tokens of the target                 hs  channels of a head, C / nh
@@ -35,7 +35,7 @@ class DecoderConfig(bert.Config):
         super().__post_init__()
         for name in ("is_decoder", "add_cross_attention"):
             if not getattr(self, name):
-                raise Error(f"{name} is false in its decoder, which then could not write what the encoder reads")
+                raise Error(f"{name} is false, but this decoder writes, and sees what the encoder has read")
 
 
 @dataclass
@@ -220,6 +220,25 @@ class BERT2BERT(nn.Module):
     def forward(self, src, tgt, src_mask=None, tgt_mask=None):
         """src (B, S), tgt (B, T), which begins with `start` -> logits (B, T, V) of each next token."""
         return self.head(self.hidden(src, tgt, src_mask, tgt_mask))
+
+
+def joined(encoder: bert.BERT, decoder: bert.BERT, ends) -> BERT2BERT:
+    """Two BERTs, the second with its masked-language-model head, as one model; what neither has is drawn at random.
+    `ends` is the tokenizer of the decoder, which writes from [CLS] to [SEP]."""
+    if ends.cls is None or ends.sep is None:
+        raise Error("the decoder's tokenizer has no [CLS] and [SEP], between which it could write")
+    with torch.device("meta"):  # shapes alone
+        model = BERT2BERT(Config(encoder.config, DecoderConfig(**vars(decoder.config)), ends.pad, ends.cls))
+    state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    state |= {f"decoder.{name}": tensor for name, tensor in decoder.state_dict().items()}
+    for name, p in model.named_parameters():  # in this order: a seed draws the same in every process
+        if name not in state:
+            state[name] = model.init_parameter(name, torch.empty(p.shape))
+    model.load_state_dict(state, assign=True)
+    longest = min(decoder.longest, 128)  # all positions would take long before it has learned to end
+    model.generation = {"decoder_start_token_id": ends.cls, "eos_token_id": ends.sep, "pad_token_id": ends.pad}
+    model.generation["max_length"] = longest
+    return model
 
 
 def key_map(config: Config) -> dict[str, tuple[str, bool]]:
