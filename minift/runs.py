@@ -6,7 +6,6 @@ import json
 import math
 import sys
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -70,22 +69,18 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     size = next(model.parameters()).shape[1], len(model.blocks)  # the first parameter is the embedding, (V, C)
     fresh_lr = options.lr or optim.usual_rate(*size, "all")  # of the random baseline, all of which learns
     options.lr = options.lr or optim.usual_rate(*size, options.tune)
-    joined = model.FAMILY == "encoder-decoder" and options.tune != "head"  # what joins two BERTs begins from nothing
-    options.lr_new = options.lr_new or options.lr * (10 if joined else 1)
+    options.lr_new = options.lr_new or optim.usual_new_rate(options.lr, model.FAMILY, options.tune)
 
     name = "yours" if "model" in memory else options.model
     say(f"model      {name}, {total:,} parameters, {learning:,} of them learn (--tune {options.tune})")
     report = getattr(model, "report", pretrained.Report())
     if drawn := report.new:
-        say(f"           drawn at random: {', '.join(drawn) if len(drawn) < 10 else f'{len(drawn)} tensors'}")
+        own = f"; their rate {options.lr_new:g}" if options.lr_new != options.lr else ""
+        say(f"           drawn at random: {', '.join(drawn) if len(drawn) < 10 else f'{len(drawn)} tensors'}{own}")
     for note in report.notes:
         say(f"           {note}")
-    threads, faster = f"{torch.get_num_threads()} threads", ""
-    if drawn and options.lr_new != options.lr:
-        faster = f", of what was drawn {options.lr_new:g}"
-    say(
-        f"device     {options.device}, {options.precision}, {threads}; seed {options.seed}, rate {options.lr:g}{faster}"
-    )
+    threads = f"{torch.get_num_threads()} threads"
+    say(f"device     {options.device}, {options.precision}, {threads}; seed {options.seed}, rate {options.lr:g}")
     for split, table in tables.items():
         say(f"{split:10} {len(table.rows):,} rows of {origin[split]}: {worker.describe(examples[split])}")
     say_cut(worker, say)
@@ -278,7 +273,6 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
     if folder:
         files.write_text(folder / "config.toml", toml(worker.name, options, memory))  # makes the folder
 
-    new = getattr(model, "report", pretrained.Report()).new
     try:
         return train.train(
             model,
@@ -290,7 +284,7 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
             score=worker.goal,
             log=logger(folder) if folder else lambda entry: None,
             where=tables["train"].where,
-            optimizer=partial(optim.adamw, new=new, lr_new=options.lr_new),
+            optimizer=lambda *of: optim.adamw(*of, lr_new=options.lr_new),
         )
     except torch.OutOfMemoryError as e:
         way_out = "a smaller --batch-size with more --accumulate, a smaller --max-length, or --recompute"

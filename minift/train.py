@@ -52,7 +52,7 @@ def train(
     log       called with one dict every `settings.log_every` steps and one an evaluation
     where     row number -> its place in the data, for messages
     state     a file that is written after each epoch; where it is there, the training goes on from it
-    optimizer (model, peak rate, weight decay) -> what makes the steps
+    optimizer (model, peak rate, weight decay) -> what makes the steps; a group may have a peak of its own
     """
     device = next(model.parameters()).device
     learning = [p for p in model.parameters() if p.requires_grad]
