@@ -188,7 +188,7 @@ def update(id: str, revision: str) -> Path:
         blob = store(id) / "blobs" / digest
         if target.exists():
             return
-        for folder in snapshot, blob.parent:
+        for folder in target.parent, blob.parent:
             folder.mkdir(parents=True, exist_ok=True)
         with web.alone(store(id).parent / ".locks" / store(id).name / f"{digest}.lock"):  # huggingface_hub's
             if not blob.exists() and not target.exists():
@@ -200,7 +200,7 @@ def update(id: str, revision: str) -> Path:
     if form is None or "config.json" not in there:
         held = ", ".join(sorted(there)[:10]) or "nothing"
         raise Error(f"no model that minift can read: needs config.json and one of {', '.join(FILES)}; holds {held}")
-    for name in (*SETTINGS, *tokenizers.FILES, form):
+    for name in (*SETTINGS, *tokenizers.FILES, *(f"target/{name}" for name in tokenizers.FILES), form):
         if name in there:
             get(name)
     for name in shards(snapshot / form):
