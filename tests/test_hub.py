@@ -103,9 +103,10 @@ def test_only_what_a_model_needs_is_loaded_and_one_form_of_its_weights(server):
 
 def test_the_tokenizer_of_what_is_written_comes_along(server):
     """An encoder-decoder of two BERTs may have two vocabularies, the second in target/."""
-    server.models[MODEL] |= {"target/vocab.txt": server.models[MODEL]["vocab.txt"] + b"wrote\n", "target/notes.md": b"x"}
+    words = server.models[MODEL]["vocab.txt"] + b"wrote\n"
+    server.models[MODEL] |= {"target/vocab.txt": words, "target/notes.md": b"x"}
     folder = hub.download(MODEL)
-    assert (folder / "target" / "vocab.txt").read_bytes() == server.models[MODEL]["target/vocab.txt"]
+    assert (folder / "target" / "vocab.txt").read_bytes() == words
     assert [path.name for path in (folder / "target").iterdir()] == ["vocab.txt"] and nothing_is_half_written(server)
     tokenizer = minift.load_tokenizer(MODEL)
     assert tokenizer.encode_target("wrote")[1] == tokenizer.vocab_size - 1 not in tokenizer.encode("wrote")

@@ -97,7 +97,8 @@ def test_the_tools_know_nothing_of_minift_but_errors_and_files(name):
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("models/")])
 def test_a_model_is_read_alone(name):
-    assert {m for m in OWN[name] if (name, m) not in BESIDE} <= {"errors"} and OTHERS[name] - sys.stdlib_module_names <= {"torch"}
+    own = {other for other in OWN[name] if (name, other) not in BESIDE}
+    assert own <= {"errors"} and OTHERS[name] - sys.stdlib_module_names <= {"torch"}
 
 
 def test_a_task_knows_no_file_and_the_loop_neither_task_nor_model():
