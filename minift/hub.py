@@ -28,6 +28,7 @@ MODELS = DATA / "models"
 PART = r"[A-Za-z0-9](?:[\w.-]*\w)?"
 NAME = re.compile(rf"(?!.*(?:--|\.\.))((?:{PART}/)?{PART})(?:@(\w[\w./-]*))?", re.ASCII)  # gpt2, or org/gpt2@v1.0
 SETTINGS = "config.json", "generation_config.json"
+TWO = "bert2bert:"  # and then ENC,DEC: a model's two sides, each named as a model is
 
 
 def embedded() -> list[str]:
@@ -60,6 +61,19 @@ def parsed(name: str) -> tuple[str, str]:
     if not match:
         raise unknown(name)
     return match[1], match[2] or "main"
+
+
+def each_side(name: str, load) -> list:
+    """What `load` makes of ("encoder", ENC) and ("decoder", DEC) of a name bert2bert:ENC,DEC."""
+    names, found = name.removeprefix(TWO).split(","), []
+    if len(names) != 2 or not all(names):
+        raise Error(f"{name}: give an encoder and a decoder, such as {TWO}bert-nano,random:bert-nano")
+    for side, one in zip(("encoder", "decoder"), names, strict=True):
+        try:
+            found.append(load(side, one))
+        except Error as e:
+            raise Error(f"the {side} of {name}: {e}", e.code) from None
+    return found
 
 
 def unknown(name: str, more: str = "") -> Error:
@@ -174,7 +188,7 @@ def update(id: str, revision: str) -> Path:
         blob = store(id) / "blobs" / digest
         if target.exists():
             return
-        for folder in snapshot, blob.parent:
+        for folder in target.parent, blob.parent:
             folder.mkdir(parents=True, exist_ok=True)
         with web.alone(store(id).parent / ".locks" / store(id).name / f"{digest}.lock"):  # huggingface_hub's
             if not blob.exists() and not target.exists():
@@ -186,7 +200,7 @@ def update(id: str, revision: str) -> Path:
     if form is None or "config.json" not in there:
         held = ", ".join(sorted(there)[:10]) or "nothing"
         raise Error(f"no model that minift can read: needs config.json and one of {', '.join(FILES)}; holds {held}")
-    for name in (*SETTINGS, *tokenizers.FILES, form):
+    for name in (*SETTINGS, *tokenizers.FILES, *(f"target/{name}" for name in tokenizers.FILES), form):
         if name in there:
             get(name)
     for name in shards(snapshot / form):

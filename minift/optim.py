@@ -12,11 +12,22 @@ def usual_rate(width: int, depth: int, tune: str) -> float:
     return 5e-3 if tune == "head" else round(5e-5 * (768 * 12) / (width * depth), 6)
 
 
-def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+def usual_new_rate(lr: float, family: str, tune: str) -> float:
+    """The rate of what was drawn at random, where the rest has this one. What joins two BERTs has far to go, while what
+    they know is soon lost (Liu and Lapata 2019, "Text Summarization with Pretrained Encoders", of a new decoder)."""
+    return 10 * lr if family == "encoder-decoder" and tune != "head" else lr
+
+
+def adamw(model: nn.Module, lr: float, weight_decay: float, lr_new: float | None = None) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) over what learns. Biases and norms are not decayed: decay pulls towards zero,
-    and a norm at zero passes nothing on."""
-    learning = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(groups(learning, weight_decay), lr=lr, fused=True)
+    and a norm at zero passes nothing on. `lr_new` is the rate of what was drawn at random when the model was loaded."""
+    new = set(model.report.new) if hasattr(model, "report") else set()
+    known, drawn = [], []
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            (drawn if name in new else known).append(p)
+    own = [group | {"lr": lr_new or lr} for group in groups(drawn, weight_decay)]
+    return torch.optim.AdamW(groups(known, weight_decay) + own, lr=lr, fused=True)
 
 
 def groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:

@@ -7,7 +7,7 @@ weights.py) holds the tensors, under names that each model file maps to its para
 import os
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -16,13 +16,14 @@ from torch import nn
 
 from . import files, fingerprints, hub, safetensors, tokenizers, weights
 from .errors import Error, nearest
-from .models import bart, bert, gpt2
+from .models import bart, bert, bert2bert, gpt2
 
 FAMILIES = {  # config.json's model_type: (the file, its model, its configuration)
     "gpt2": (gpt2, gpt2.GPT2, gpt2.Config),
     "bert": (bert, bert.BERT, bert.Config),
     "bart": (bart, bart.BART, bart.Config),
     "marian": (bart, bart.Marian, bart.MarianConfig),
+    "encoder-decoder": (bert2bert, bert2bert.BERT2BERT, bert2bert.Config),
 }
 
 
@@ -66,13 +67,16 @@ class Report:
 
 
 def load_model(name, kind: str | tuple | None = None, labels: list[str] | None = None) -> nn.Module:
-    """The model of a name (hub.py; `random:NAME`: its shape with fresh weights), in float32, in eval mode.
+    """The model of a name (hub.py; `random:NAME`: its shape with fresh weights; `bert2bert:ENC,DEC`: it reads with ENC
+    and writes with DEC), in float32, in eval mode.
 
     `kind` and `labels` ask for another head than the folder's own (of several kinds the folder's own, if it is one of
     them, else the first): what it lacks of that head is drawn at random (from torch's generator) and listed in
     `model.report.new`. Raises `Error` on anything else missing, misshapen or unknown.
     """
     name = str(name)
+    if name.startswith(hub.TWO):
+        return of_two(name, kind).eval()
     model = build(hub.find(name.removeprefix("random:")), kind, labels, random=name.startswith("random:"))
     module = FAMILIES[model.FAMILY][0]
     fault = model.report.fault(module.PREFIX)
@@ -85,10 +89,7 @@ def build(folder: Path, kind=None, labels=None, random=False):
     """The model with the report at `model.report`, whatever it says: parameters that the file lacks stay on the meta
     device. `load_model` is the one to use; `minift check` wants the report of a broken folder too."""
     module, cls, config, own, generation = read_config(folder)
-    kind = wanted(kind, own)
-    if kind not in cls.ARCHITECTURES:
-        there = ", ".join(cls.ARCHITECTURES)
-        raise Error(f"{folder}: {cls.FAMILY} has no kind '{kind}', but {there}{nearest(kind, cls.ARCHITECTURES)}")
+    kind = wanted(folder, cls, kind, own)
     labels = config.labels if labels is None else list(labels)
     fresh = kind != own or labels != config.labels
     config.labels = labels
@@ -112,10 +113,33 @@ def build(folder: Path, kind=None, labels=None, random=False):
     return model
 
 
-def wanted(kind, own: str) -> str:
+def wanted(name, cls, kind, own: str) -> str:
     """The kind to load where `kind` (None, one, or several) is asked for and the model's own is `own`."""
     kinds = (kind,) if isinstance(kind, str) else kind or (own,)
-    return own if own in kinds else kinds[0]
+    kind = own if own in kinds else kinds[0]
+    if kind not in cls.ARCHITECTURES:
+        there = ", ".join(cls.ARCHITECTURES)
+        raise Error(f"{name}: {cls.FAMILY} has no kind '{kind}', but {there}{nearest(kind, cls.ARCHITECTURES)}")
+    return kind
+
+
+def of_two(name: str, kind) -> nn.Module:
+    """The encoder-decoder of bert2bert:ENC,DEC. What neither BERT has is new: drawn at random."""
+    wanted(name, bert2bert.BERT2BERT, kind, "seq2seq")
+
+    def half(side, one):
+        cls = read_config(hub.find(one.removeprefix("random:")))[1]
+        if cls is not bert.BERT:
+            raise Error(f"{one}: is a {cls.FAMILY}, where a BERT is needed")
+        model = load_model(one, "encoder" if side == "encoder" else "mlm")
+        return model, fitting(one, model)
+
+    (encoder, _), (decoder, ends) = hub.each_side(name, half)
+    model, sides = bert2bert.joined(encoder, decoder, ends), {"encoder": encoder, "decoder": decoder}
+    lists = {f.name: [f"{k}.{v}" for k, m in sides.items() for v in getattr(m.report, f.name)] for f in fields(Report)}
+    known = {f"{side}.{name}" for side, part in sides.items() for name in part.state_dict()} - {*lists["new"]}
+    model.report = Report(**lists | {"new": [name for name in model.state_dict() if name not in known]})
+    return model
 
 
 def assign(folder, module, model: nn.Module, tensors: dict[str, torch.Tensor], fresh: bool) -> Report:
@@ -195,24 +219,36 @@ def read_config(folder: Path):
     if not isinstance(family, str) or family not in FAMILIES:
         raise Error(f"{path}: model_type {family!r} is none of {', '.join(FAMILIES)}{nearest(family, FAMILIES)}")
     module, cls, Config = FAMILIES[family]
-    names, labels = raw.pop("architectures", None) or [], raw.pop("id2label", None)
+    names, config = raw.pop("architectures", None) or [], configured(path, Config, raw)
+    kinds = {name: kind for kind, name in cls.ARCHITECTURES.items()}
+    kind = next((kinds[str(name)] for name in names if str(name) in kinds), next(iter(cls.ARCHITECTURES)))
+    defaults = folder / "generation_config.json"
+    return module, cls, config, kind, read_object(defaults) if defaults.exists() else generation_of(raw)
+
+
+def configured(path, Config, raw: dict):
+    """The Config of what config.json says. A field may be a Config of its own: one side of two."""
+    labels = raw.pop("id2label", None)
     for key in ("label2id", "dtype", "torch_dtype"):  # said anew when saving; and all is float32 from here on
         raw.pop(key, None)
-    own = [f for f in fields(Config) if f.name not in ("labels", "extra")]
-    known = {f.name: checked(path, f, raw.pop(f.name)) for f in own if f.name in raw}
+    known = {}
+    for f in fields(Config):
+        if is_dataclass(f.type):
+            value = raw.pop(f.name, None)
+            if not isinstance(value, dict):
+                raise Error(f"{path}: {f.name} is {value!r}, but must be the configuration of the {f.name}")
+            known[f.name] = configured(f"{path}, {f.name}", f.type, value)
+        elif f.name in raw and f.name not in ("labels", "extra"):
+            known[f.name] = checked(path, f, raw.pop(f.name))
     if labels:
         try:
             known["labels"] = [str(labels[i]) for i in sorted(labels, key=int)]
         except (TypeError, ValueError):
             raise Error(f"{path}: id2label is {labels!r}, but must map '0', '1', … to names") from None
     try:
-        config = Config(**known, extra=raw)
+        return Config(**known, extra=raw)
     except Error as e:
         raise Error(f"{path}: {e}") from None
-    kinds = {name: kind for kind, name in cls.ARCHITECTURES.items()}
-    kind = next((kinds[str(name)] for name in names if str(name) in kinds), next(iter(cls.ARCHITECTURES)))
-    defaults = folder / "generation_config.json"
-    return module, cls, config, kind, read_object(defaults) if defaults.exists() else generation_of(raw)
 
 
 def generation_of(raw: dict) -> dict:
@@ -248,6 +284,8 @@ def checked(path, f, value):
 
 def load_tokenizer(name):
     """The tokenizer of the same names as `load_model`."""
+    if str(name).startswith(hub.TWO):
+        return tokenizers.of_two(*hub.each_side(str(name), lambda _, one: load_tokenizer(one)))
     return tokenizers.load(hub.find(str(name).removeprefix("random:")))
 
 
@@ -259,10 +297,12 @@ def load(name, kind: str | tuple | None = None, labels: list[str] | None = None)
 
 def fitting(name, model):
     """The folder's tokenizer, if the model has an embedding for each of its tokens."""
-    tokenizer, rows = load_tokenizer(name), model.config.vocab_size
-    if tokenizer.vocab_size > rows:
-        sizes = f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {rows} rows"
-        raise Error(f"{name}: {sizes}; they do not belong together")
+    tokenizer, config, both = load_tokenizer(name), model.config, ("source", "target")
+    source, target = (getattr(tokenizer, side, tokenizer) for side in both)
+    for one, sized in (source, getattr(config, "encoder", config)), (target, getattr(config, "decoder", config)):
+        if one.vocab_size > sized.vocab_size:
+            sizes = f"the tokenizer has {one.vocab_size} tokens, the embedding {sized.vocab_size} rows"
+            raise Error(f"{name}: {sizes}; they do not belong together")
     return tokenizer
 
 
@@ -273,10 +313,8 @@ def save(model: nn.Module, tokenizer, folder, dtype: torch.dtype = torch.float32
     file stores; float16 halves it."""
     folder = Path(folder)
     module, cls, _ = FAMILIES[model.FAMILY]
-    values = asdict(model.config)
-    labels, extra = values.pop("labels"), values.pop("extra")
-    config = {"model_type": model.FAMILY, "architectures": [cls.ARCHITECTURES[model.kind]], **extra, **values}
-    config["dtype"] = "float32"  # to compute in, whatever the file stores
+    config = {"model_type": model.FAMILY, "architectures": [cls.ARCHITECTURES[model.kind]], **said(model.config)}
+    config["dtype"], labels = "float32", model.config.labels  # to compute in, whatever the file stores
     if model.kind == "classify":
         config["id2label"] = {str(i): name for i, name in enumerate(labels)}
         config["label2id"] = {name: i for i, name in enumerate(labels)}
@@ -297,14 +335,23 @@ def save(model: nn.Module, tokenizer, folder, dtype: torch.dtype = torch.float32
     files.write_json(folder / "config.json", config)  # last: without it the folder is not yet a model
 
 
+def said(config) -> dict:
+    """What config.json says of a Config, in the names that it was read by."""
+    own = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("labels", "extra")}
+    return config.extra | {name: said(value) if is_dataclass(value) else value for name, value in own.items()}
+
+
 def with_head(model: nn.Module, kind, labels: list[str] | None) -> nn.Module:
     """The same weights under a head of this kind for these labels: new, unless the model has just that head."""
-    kind, labels = wanted(kind, model.kind), model.config.labels if labels is None else list(labels)
+    kind = wanted("this model", type(model), kind, model.kind)
+    labels = model.config.labels if labels is None else list(labels)
     if model.kind == kind and model.config.labels == labels:
         return model
     fresh = type(model)(replace(model.config, labels=labels), kind)
     labelled = FAMILIES[model.FAMILY][0].LABELLED
-    fresh.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith(labelled)}, strict=False)
+    kept = {name: p for name, p in model.state_dict().items() if not name.startswith(labelled)}
+    fresh.load_state_dict(kept, strict=False)
+    fresh.report = Report(new=[name for name in fresh.state_dict() if name not in kept])
     return fresh.eval()
 
 

@@ -69,12 +69,14 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     size = next(model.parameters()).shape[1], len(model.blocks)  # the first parameter is the embedding, (V, C)
     fresh_lr = options.lr or optim.usual_rate(*size, "all")  # of the random baseline, all of which learns
     options.lr = options.lr or optim.usual_rate(*size, options.tune)
+    options.lr_new = options.lr_new or optim.usual_new_rate(options.lr, model.FAMILY, options.tune)
 
     name = "yours" if "model" in memory else options.model
     say(f"model      {name}, {total:,} parameters, {learning:,} of them learn (--tune {options.tune})")
     report = getattr(model, "report", pretrained.Report())
     if drawn := report.new:
-        say(f"           drawn at random: {', '.join(drawn) if len(drawn) < 10 else f'{len(drawn)} tensors'}")
+        own = f"; their rate {options.lr_new:g}" if options.lr_new != options.lr else ""
+        say(f"           drawn at random: {', '.join(drawn) if len(drawn) < 10 else f'{len(drawn)} tensors'}{own}")
     for note in report.notes:
         say(f"           {note}")
     threads = f"{torch.get_num_threads()} threads"
@@ -282,6 +284,7 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
             score=worker.goal,
             log=logger(folder) if folder else lambda entry: None,
             where=tables["train"].where,
+            optimizer=lambda *of: optim.adamw(*of, lr_new=options.lr_new),
         )
     except torch.OutOfMemoryError as e:
         way_out = "a smaller --batch-size with more --accumulate, a smaller --max-length, or --recompute"
@@ -321,6 +324,7 @@ def random_weights(worker, model, tables, examples, options, split) -> dict:
     """What the same training makes of the same architecture without pre-training: all of it learns."""
     torch.manual_seed(options.seed)
     fresh = type(model)(model.config, model.kind).to(options.device)
+    fresh.generation = getattr(model, "generation", {})  # what ends a text
     fit(worker, fresh, tables, examples, options)
     return assess(worker, fresh, examples[split], options)[0]
 

@@ -27,7 +27,8 @@ class Finetune:
 
     model: str | None = option(
         None,
-        "embedded, a folder, or random:NAME: its shape, fresh weights (none: the task's, see minift ls)",
+        "embedded, a folder, a Hub id, or random:NAME: its shape, fresh weights; bert2bert:ENC,DEC: two BERTs as an "
+        "encoder-decoder, each named so (none: the task's, see minift ls)",
         metavar="M",
     )
     train: str | None = option(
@@ -39,6 +40,9 @@ class Finetune:
     epochs: int | None = option(None, "times through the training rows (none: 3; mlm and denoise: 10)", metavar="N")
     max_steps: int | None = option(None, "stop after so many steps instead", metavar="N")
     lr: float | None = option(None, "peak learning rate (none: by the model's size, optim.usual_rate)", metavar="X")
+    lr_new: float | None = option(
+        None, "rate of what was drawn at random (none: --lr, for bert2bert ten times --lr)", metavar="X"
+    )
     batch_size: int | None = option(None, "rows a step (none: 32; lm and mlm: 4; denoise: 8)", metavar="N")
     batch_tokens: int | None = option(None, "padded tokens a batch, instead of rows", metavar="N")
     accumulate: int = option(1, "batches a step", metavar="N")

@@ -52,11 +52,12 @@ def train(
     log       called with one dict every `settings.log_every` steps and one an evaluation
     where     row number -> its place in the data, for messages
     state     a file that is written after each epoch; where it is there, the training goes on from it
-    optimizer (model, peak rate, weight decay) -> what makes the steps
+    optimizer (model, peak rate, weight decay) -> what makes the steps; a group may have a peak of its own
     """
     device = next(model.parameters()).device
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = optimizer(model, settings.lr, settings.weight_decay)
+    peaks = [group["lr"] for group in optimizer.param_groups]
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
     plan = [grouped(epoch, settings.accumulate) for epoch in plan]  # epochs of steps of batches of rows
     steps = sum(map(len, plan))
@@ -73,9 +74,9 @@ def train(
                 continue  # learned before the interruption
             adapters.train_mode(model)
             for window in windows[: steps - history.steps]:
-                lr = settings.lr * optim.rate(history.steps, steps, settings.warmup, settings.schedule)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
+                factor = optim.rate(history.steps, steps, settings.warmup, settings.schedule)
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = peak * factor
 
                 optimizer.zero_grad()
                 total, units = 0.0, 0
@@ -103,7 +104,7 @@ def train(
                 history.steps += 1
                 history.losses.append(mean)
                 speed = history.tokens / (time.perf_counter() - started)
-                record = {"step": history.steps, "epoch": epoch, "loss": mean, "lr": lr, "norm": norm}
+                record = {"step": history.steps, "epoch": epoch, "loss": mean, "lr": settings.lr * factor, "norm": norm}
                 record["tokens_per_second"] = speed
                 progress.update(record)
                 if history.steps % settings.log_every == 0 or history.steps == steps:

@@ -87,7 +87,8 @@ class Hub:
             return to.send(200, json.dumps(self.listing(said(self.models[id], self.large))).encode())
         if parts[0] == "large":
             return to.send_file(self.models[parts[1]])
-        id, name = "/".join(parts[: parts.index("resolve")]), parts[-1]
+        at = parts.index("resolve")  # id/resolve/commit/name
+        id, name = "/".join(parts[:at]), "/".join(parts[at + 2 :])
         if id in self.moved:
             return to.send(307, Location=to.path.replace(id, self.moved[id]))
         body = self.models[id].get(name)

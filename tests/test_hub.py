@@ -101,6 +101,17 @@ def test_only_what_a_model_needs_is_loaded_and_one_form_of_its_weights(server):
     assert server.store.paths() == [sha256(server.body)]
 
 
+def test_the_tokenizer_of_what_is_written_comes_along(server):
+    """An encoder-decoder of two BERTs may have two vocabularies, the second in target/."""
+    words = server.models[MODEL]["vocab.txt"] + b"wrote\n"
+    server.models[MODEL] |= {"target/vocab.txt": words, "target/notes.md": b"x"}
+    folder = hub.download(MODEL)
+    assert (folder / "target" / "vocab.txt").read_bytes() == words
+    assert [path.name for path in (folder / "target").iterdir()] == ["vocab.txt"] and nothing_is_half_written(server)
+    tokenizer = minift.load_tokenizer(MODEL)
+    assert tokenizer.encode_target("wrote")[1] == tokenizer.vocab_size - 1 not in tokenizer.encode("wrote")
+
+
 def test_transformers_and_huggingface_hub_find_what_minift_loaded(server):
     folder = hub.download(MODEL)
     found = huggingface_hub.try_to_load_from_cache(MODEL, LARGE, cache_dir=server.cache)

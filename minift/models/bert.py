@@ -291,7 +291,7 @@ TIED = {
 }
 LABELLED = "classifier."  # the head whose rows are labels: of no use for other labels
 # What may be new when fine-tuning adds a head:
-NEW = {"classify": (LABELLED, "bert.pooler."), "mlm": ("cls.",), "pretraining": ("cls.",)}
+NEW = {"classify": (LABELLED, "bert.pooler."), "mlm": ("cls.",), "pretraining": ("cls.",), "encoder": ("bert.pooler.",)}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,15 @@ NAMES = ("pad", "eos", "bos", "unk", "cls", "sep", "mask")
 
 
 def load(folder):
-    """The tokenizer of a model's folder: a `BPE` or a `WordPiece`."""
+    """The tokenizer of a model's folder; where target/ in it holds another, one of both."""
+    target = Path(folder) / "target"
+    if target.is_dir() and not (target / "config.json").exists():  # else it is a model of its own
+        return Pair(one(folder), one(target))
+    return one(folder)
+
+
+def one(folder):
+    """A `BPE` or a `WordPiece`, by what the folder holds."""
     from .bpe import BPE  # here, so that a BERT never imports tiktoken
     from .wordpiece import WordPiece
 
@@ -37,6 +45,28 @@ def load(folder):
         f"{source.path}: no tokenizer, which would be tokenizer.json, vocab.txt (WordPiece) or merges.txt with "
         f"vocab.json (BPE); it holds {', '.join(there[:10]) or 'nothing'}{' …' if there[10:] else ''}"
     )
+
+
+def of_two(source, target):
+    """The tokenizer of an encoder-decoder whose sides come with these."""
+    return source if source.files == target.files else Pair(source, target)
+
+
+class Pair:
+    """A vocabulary for what is read, another for what is written. Its special tokens are those of the target, whose
+    [SEP] ends what is written, but for `pad`, which fills up sources; no `mask` stands for something in both."""
+
+    def __init__(self, source, target):
+        self.source, self.target = source, target
+        self.encode, self.encode_target = source.encode, target.encode
+        self.decode, self.tokens, self.vocab_size = target.decode, target.tokens, target.vocab_size
+        self.eos, self.bos, self.unk, self.cls, self.sep = (getattr(target, name) for name in NAMES[1:-1])
+        self.pad, self.mask = source.pad, None
+
+    def save(self, folder):
+        """Write the source's files, and the target's into target/."""
+        self.source.save(folder)
+        self.target.save(Path(folder) / "target")
 
 
 class Folder:
