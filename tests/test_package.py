@@ -55,8 +55,9 @@ LAYERS = [
     {"hub"},
     {"train", "pretrained", "tasks/classify", "tasks/lm", "tasks/translate"},
     {"tasks/mlm", "tasks/denoise", "miniatures"},
-    {"runs", "distill", "verify"},
-    {"pretraining"},
+    {"runs", "distill", "laws"},
+    {"pretraining", "laws_pairs"},
+    {"verify"},
     {"cli"},
     {"__main__"},
 ]

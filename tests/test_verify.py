@@ -176,7 +176,7 @@ def broken(*families):
 
 
 GPT2, BERT, BART = "models/gpt2", "models/bert", "models/bart"
-FUTURE2, PACKED2 = "the future of the target is invisible", "packed pairs are strangers"
+FUTURE2, PACKED2 = "the target's future is unseen", "packed pairs are strangers"
 CACHES, WRITTEN = "the caches change nothing", "a batch is written as its rows are"
 FED, PUT = "fed what came before", "what is hidden can be put back"
 NUMERICS, STEPS, PADDING = "the published numerics", "twenty steps of AdamW", "padding is inert"
@@ -306,7 +306,8 @@ MISTAKES = {  # the file, the laws that break; what it says, what a learner writ
     "a decoder that sees ahead": (BART, (FUTURE2, NUMERICS, MORE),
         "causal = visible is None and x.shape[1] > 1", "causal = False"),
     "a causal encoder": (BART, (NUMERICS, MORE),
-        "self.self_attn(x, self.self_attn.read(x), visible)", "self.self_attn(x, self.self_attn.read(x), visible, visible is None)"),
+        "self.self_attn(x, self.self_attn.read(x), visible)",
+        "self.self_attn(x, self.self_attn.read(x), visible, visible is None)"),
     "no look at the source": (BART, (FUTURE2, NUMERICS, MORE),
         "self.encoder_attn(x, source, across)", "0 * self.encoder_attn(x, source, across)"),
     "padding of the source is seen": (BART, (PADDING, MORE),
