@@ -114,7 +114,7 @@ def cached(family):
 def written(family):
     """A source is answered with the likeliest tokens, or the likeliest of four beams, whatever its neighbours, as a
     search answers that keeps nothing and reads every beginning anew.
-    Look at generation.py: Context (who reads what), `pick` (which rows go on), beam_search; then at positions in decode"""
+    Look at generation.py: Context (who reads what), `pick` (which rows go on), beam_search; models/bart.py: `decode`"""
     model, sources = tiny(family, "seq2seq"), (SRC, OTHER, IDS[:, :2])
 
     def search(src, beams):

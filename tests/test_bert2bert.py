@@ -645,8 +645,10 @@ def run(folders, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("builtins.print", lambda *line, **_: out.append(" ".join(map(str, line))))
         cli.main(
-            ["finetune", "translate", "--model", f"bert2bert:{folders['plain']},{folders['other']}", *given, "--out"]
-            + f"{root / 'run'} --epochs 12 --batch-size 16 --lr 2e-3 --precision fp32".split()
+            [
+                *("finetune", "translate", "--model", f"bert2bert:{folders['plain']},{folders['other']}", *given),
+                *f"--out {root / 'run'} --epochs 12 --batch-size 16 --lr 2e-3 --precision fp32".split(),
+            ]
         )
     return root / "run", "\n".join(out)
 
