@@ -510,7 +510,7 @@ def test_two_vocabularies_read_and_write_and_are_saved_side_by_side(folders, tmp
     assert (tokenizer.cls, tokenizer.sep, tokenizer.unk) == (target.cls, target.sep, target.unk) == (4, 1, 0)
     assert tokenizer.pad == source.pad == 0 and tokenizer.mask is None and target.pad == 5
     assert model.generation == {
-        "decoder_start_token_id": 2, "eos_token_id": 1, "pad_token_id": 5, "max_length": 32
+        "decoder_start_token_id": 4, "eos_token_id": 1, "pad_token_id": 5, "max_length": 32
     }  # fmt: skip
     minift.save(model, tokenizer, tmp_path)
     assert (tmp_path / "vocab.txt").read_bytes() == (folders["plain"] / "vocab.txt").read_bytes()
@@ -626,11 +626,11 @@ WORDS = {"a": "un", "the": "le", "good": "bon", "bad": "mauvais"}
 
 
 def pairs_of(count: int, seed: int) -> list[dict]:
-    """Four to six words, each to be said by another: a language that a tiny model learns in seconds."""
+    """A word five times, and in the other language its word five times: a tiny model learns it in seconds."""
     chance, rows = random.Random(seed), []
     for _ in range(count):
-        words = [chance.choice([*WORDS]) for _ in range(chance.randint(4, 6))]
-        rows.append({"src": " ".join(words), "tgt": " ".join(WORDS[word] for word in words)})
+        word, filler = chance.choice([*WORDS]), "film " * chance.randint(0, 3)
+        rows.append({"src": f"{filler}{word}", "tgt": " ".join([WORDS[word]] * 5)})
     return rows
 
 
@@ -647,7 +647,7 @@ def run(folders, tmp_path_factory):
         cli.main(
             [
                 *("finetune", "translate", "--model", f"bert2bert:{folders['plain']},{folders['other']}", *given),
-                *f"--out {root / 'run'} --epochs 12 --batch-size 16 --lr 2e-3 --precision fp32".split(),
+                *f"--out {root / 'run'} --epochs 10 --batch-size 16 --lr 5e-4 --precision fp32".split(),
             ]
         )
     return root / "run", "\n".join(out)
@@ -657,5 +657,5 @@ def test_a_run_learns_the_language_of_the_decoder(run):
     folder, said = run
     result = json.loads((folder / "result.json").read_text())
     assert result["metrics"]["test_before"]["bleu"] < 20 and result["metrics"]["test"]["bleu"] > 80, result["metrics"]
-    assert "lr_new = 0.02" in (folder / "config.toml").read_text()
-    assert "drawn at random: 52 tensors; their rate 0.02" in said, said
+    assert "lr_new = 0.005" in (folder / "config.toml").read_text()
+    assert "drawn at random: 52 tensors; their rate 0.005" in said, said
