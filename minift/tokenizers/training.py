@@ -69,8 +69,9 @@ def train_bpe(texts, size: int, folder, special=GPT2) -> BPE:
     return BPE.load(path)
 
 
-def train_wordpiece(texts, size: int, folder) -> WordPiece:
-    """Train an uncased vocabulary of `size` tokens on `texts`, write it to `folder` and load it from there.
+def train_wordpiece(texts, size: int, folder, lower: bool = True) -> WordPiece:
+    """Train a vocabulary of `size` tokens on `texts`, write it to `folder` and load it from there; without `lower` it
+    keeps capitals and accents.
 
     First come the special tokens, then every character of the texts, then ## and each that stands inside a word,
     then the merges; there are fewer than `size` where the texts have no more pairs to merge. How BERT's vocabulary
@@ -78,7 +79,7 @@ def train_wordpiece(texts, size: int, folder) -> WordPiece:
     under a language model; this takes the most frequent one, as in BPE and as Hugging Face's trainer does.
     """
     path = _free(folder)
-    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower}
     with TemporaryDirectory() as temporary:  # a WordPiece without a vocabulary, which knows what a word is
         _write_wordpiece(SPECIAL, config, Path(temporary))
         cutter = WordPiece.load(temporary)
