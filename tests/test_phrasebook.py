@@ -72,7 +72,7 @@ def alike(texts: list[list[str]]):
 
 
 def test_there_are_pairs_enough_and_every_part_has_the_three_columns():
-    assert len(TABLES["train"].rows) >= 1000
+    assert len(TABLES["train"].rows) >= 2500
     assert len(TABLES["validation"].rows) >= 150 and len(TABLES["test"].rows) >= 200
     assert all(table.columns == ["src", "tgt", "topic"] for table in TABLES.values())
 
@@ -83,7 +83,7 @@ def test_every_topic_is_in_every_part(part):
     assert counts.keys() == total.keys() == TOPICS and len(TOPICS) == 22
     usual = counts.total() / total.total()
     assert all(0.5 * usual < counts[topic] / total[topic] < 1.5 * usual for topic in TOPICS), counts
-    assert all(60 <= n <= 80 for n in total.values()), total
+    assert all(130 <= n <= 145 for n in total.values()), total
 
 
 def test_the_files_are_the_split_of_seed_0():
@@ -147,7 +147,7 @@ def test_a_side_has_3_to_25_words_and_the_two_are_of_like_length():
 
 def test_sentences_are_short_long_and_in_between():
     counts = Counter(min(len(row["src"].split()) // 5, 3) for _, _, row in ROWS)
-    assert all(counts[i] >= 0.04 * len(ROWS) for i in range(4)), counts
+    assert all(counts[i] >= 0.025 * len(ROWS) for i in range(4)), counts
     marks = Counter(row["src"].rstrip('"')[-1] for _, _, row in ROWS)
     assert marks["?"] >= 100 and marks["!"] >= 40, marks
 
@@ -175,7 +175,7 @@ def test_no_template_runs_through_the_pairs(side):
     assert starts.most_common(1)[0][1] <= len(ROWS) / 90, starts.most_common(5)
     counts = Counter(run for text in texts for run in runs(text, 5))
     del counts["avis de coup de vent"]
-    assert counts.most_common(1)[0][1] <= 4, counts.most_common(5)
+    assert counts.most_common(1)[0][1] <= 7, counts.most_common(5)
 
 
 @pytest.mark.parametrize("side, n", [("src", 6), ("tgt", 7)])  # French has terms of four words and five
