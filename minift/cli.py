@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None):
     parser = Parser(
         prog="minift",
-        description="Fine-tune GPT-2 and BERT; read how.",
+        description="Fine-tune GPT-2, BERT, BART, Marian and T5; read how.",
         epilog="example: minift finetune classify",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -108,7 +108,9 @@ def finetune(commands):
         run,
     )
     parser.add_argument(
-        "task", metavar="TASK", help="classify (columns text, or text_a and text_b, and label); lm, mlm (text)"
+        "task",
+        metavar="TASK",
+        help="classify (columns text, or text_a and text_b, and label), translate (src, tgt), lm, mlm, denoise (text)",
     )
     parser.add_argument(
         "--config", metavar="F.toml", help="settings from a file, a run's config.toml; flags go before it"
@@ -126,11 +128,11 @@ def pretrain(commands):
     parser = command(
         commands,
         "pretrain",
-        "Train a vocabulary and a language model from nothing; stopped and started again, it goes on.",
+        "Train a vocabulary and a model from nothing; stopped and started again, it goes on.",
         "minift pretrain lm --text books/*.txt --out runs/mine --tokens 20e6",
         run,
     )
-    parser.add_argument("task", metavar="TASK", help="lm: a GPT-2; mlm: a BERT")
+    parser.add_argument("task", metavar="TASK", help="lm: a GPT-2; mlm: a BERT; denoise, translate: a BART")
     add_flags(parser, settings.Pretrain)
 
 
@@ -153,11 +155,11 @@ def predict(commands):
     parser = command(
         commands,
         "predict",
-        "What a fine-tuned model says of a text, or of each row of a file.",
+        "What a classifier says of a text, or how a translator puts it; or of each row of a file.",
         'minift predict runs/classify-1 "Not bad at all."',
         run,
     )
-    parser.add_argument("model", metavar="MODEL", help="a run's folder")
+    parser.add_argument("model", metavar="MODEL", help="a run's folder, or a published translator or classifier")
     parser.add_argument("text", metavar="TEXT", nargs="?", help="one text")
     parser.add_argument("--input", metavar="F", help="rows: .tsv, .csv, .jsonl or .txt")
     parser.add_argument(
@@ -178,7 +180,7 @@ def evaluate(commands):
         "minift evaluate runs/classify-1 --data test.tsv",
         run,
     )
-    parser.add_argument("model", metavar="MODEL", help="a run's folder")
+    parser.add_argument("model", metavar="MODEL", help="as for predict")
     parser.add_argument("--task", metavar="TASK", help="checked against the model's")
     parser.add_argument("--data", metavar="F", required=True, help="rows with labels")
 
@@ -195,11 +197,11 @@ def generate(commands):
     parser = command(
         commands,
         "generate",
-        "Continue a text with a language model.",
-        'minift generate path/to/gpt2 --prompt "The dog" --max-new-tokens 30',
+        "Continue a text with a language model, or answer it with an encoder-decoder.",
+        'minift generate gpt2-nano --prompt "The dog" --max-new-tokens 30',
         run,
     )
-    parser.add_argument("model", metavar="MODEL", help="the folder of a GPT-2")
+    parser.add_argument("model", metavar="MODEL", help="an embedded model, a folder, or a model of the Hub")
     add_flags(parser, settings.Generate)
 
 
