@@ -110,7 +110,7 @@ def cached(family):
             same(f"logits in pieces of {sizes}, {left} pads before the source", torch.cat(pieces, 1), model(SRC, TGT))
 
 
-@law(FAMILIES, "a batch is written as its rows are")
+@law(FAMILIES, "batches are written as rows are")
 def written(family):
     """A source is answered with the likeliest tokens, or the likeliest of four beams, whatever its neighbours, as a
     search answers that keeps nothing and reads every beginning anew.

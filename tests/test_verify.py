@@ -177,7 +177,7 @@ def broken(*families):
 
 GPT2, BERT, BART = "models/gpt2", "models/bert", "models/bart"
 FUTURE2, PACKED2 = "the target's future is unseen", "packed pairs are strangers"
-CACHES, WRITTEN = "the caches change nothing", "a batch is written as its rows are"
+CACHES, WRITTEN = "the caches change nothing", "batches are written as rows are"
 FED, PUT = "fed what came before", "what is hidden can be put back"
 NUMERICS, STEPS, PADDING = "the published numerics", "twenty steps of AdamW", "padding is inert"
 PACKED, CACHE, BATCH = "packed texts are strangers", "the cache changes nothing", "a batch continues as its rows do"
