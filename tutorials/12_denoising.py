@@ -23,6 +23,7 @@ import os
 import random
 import re
 import textwrap
+from itertools import pairwise
 
 import torch
 
@@ -361,8 +362,8 @@ def costs(model, examples, sources=None):
     """{kind: (N,) what the tokens of this kind cost}"""
     found = {}
     for e, log_p in zip(examples, log_p_of(model, examples, sources), strict=True):
-        nats = -log_p.gather(1, torch.tensor(e["target"])[:, None])[:, 0].tolist()
-        for kind, cost in zip(kinds(e), nats, strict=True):
+        nats = -log_p.gather(1, torch.tensor(e["target"])[:, None])[:, 0]
+        for kind, cost in zip(kinds(e), nats.tolist(), strict=True):
             found.setdefault(kind, []).append(cost)
     return {kind: torch.tensor(values) for kind, values in found.items()}
 
@@ -623,7 +624,7 @@ def check_t5_holes(answer):
             swallowed = sum(length for _, length in got)
             assert swallowed == gone, f"{case}: {got} swallow {swallowed}"
             assert got[0][0] >= 0 and got[-1][0] + got[-1][1] <= n, f"{case}: {got} reach beyond the text"
-            for (a, length), (b, _) in zip(got, got[1:], strict=False):
+            for (a, length), (b, _) in pairwise(got):
                 assert a + length < b, f"{case}: no word stays between the holes at {a} and {b} of {got}"
     drawn = [tuple(answer(6, 3, 2, chance)) for _ in range(1200)]
     for one in {*drawn}:
