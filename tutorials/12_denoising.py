@@ -6,9 +6,9 @@
 # whatever has been written, without a single label. BART and T5 were made like that.
 #
 # Here we damage texts by hand in all the usual ways, count what each way asks of a model, and let a
-# small translator learn to mend English for half a minute. Then we ask what it has learned. Two very
-# different skills hide in one loss: to *copy* what is there, and to *guess* what is not. Last, we look
-# at the price: what has become of its French?
+# small translator learn to mend English for half a minute. Then we ask what it has learned. Two
+# very different skills hide in one loss: to *copy* what is there, and to *guess* what is not. Last,
+# we look at the price: what has become of its French?
 #
 # Papers: Lewis et al. 2020 ("BART", section 2.2), Raffel et al. 2020 ("T5", section 3.1.4). It helps
 # to have read tutorial 09: encoder, decoder, cross-attention, teacher forcing.
@@ -91,14 +91,14 @@ for way, (source, target) in ways.items():
     print(f"{'':12} target  {' '.join(target)}")
 
 # %% [markdown]
-# **Drawing holes.** BART draws lengths from a Poisson distribution of mean 3 until 30 % of the text is
-# gone. Where do they go? If each begins anywhere, two may overlap, less goes than was meant, and it is
-# hard to say how much less. A better way is to look at the words that *stay*: each hole takes a gap
-# between two of them (or the one before the first, or behind the last), no two the same gap. Then
-# holes never overlap or touch, and any place is as likely as any other.
+# **Drawing holes.** BART draws lengths from a Poisson distribution of mean 3 until 30 % of the text
+# is gone. Where do they go? If each begins anywhere, two may overlap, less goes than was meant, and
+# it is hard to say how much less. A better way is to look at the words that *stay*: each hole takes
+# a gap between two of them (or the one before the first, or behind the last), no two the same gap.
+# Then holes never overlap or touch, and any place is as likely as any other.
 #
-# The cell draws holes for 20 words twice, an `x` for each word that goes, and a `|` where an empty one
-# stands. Then it prints how often each length comes in ten thousand.
+# The cell draws holes for 20 words twice, an `x` for each word that goes, and a `|` where an empty
+# one stands. Then it prints how often each length comes in ten thousand.
 
 
 # %%
@@ -197,10 +197,10 @@ for who, examples in {"ours": all_damaged(held), "minift's": task.fixed(held)}.i
 # %% [markdown]
 # A little less than 30 % is gone: an empty hole counts towards the share, though it swallows nothing.
 #
-# What does each way of learning ask for? Take 100 tokens of text. A language model (tutorial 06) reads
-# 100 and says 100, all of them guesses. BERT (tutorial 07) reads 100, and guesses the 15 or so that
-# are hidden. For BART and T5 the cell counts, in longer windows. T5 needs a tokenizer with sentinels;
-# ours has none, so we lend it a hundred ids that it does not use.
+# What does each way of learning ask for? Take 100 tokens of text. A language model (tutorial 06)
+# reads 100 and says 100, all of them guesses. BERT (tutorial 07) reads 100, and guesses the 15 or
+# so that are hidden. For BART and T5 the cell counts, in longer windows. T5 needs a tokenizer with
+# sentinels; ours has none, so we lend it a hundred ids that it does not use.
 #
 # *says* are the tokens that the loss is about; *guesses* those of them that do not stand in the
 # source. What stands there, a model that reads can copy.
@@ -305,26 +305,27 @@ for text in DAMAGED:
         print(f"{who:11} {tokenizer.decode(said, skip_special=True).strip()}")
     print()
 # %% [markdown]
-# None of them writes good English, after so little. But look at *how* they fail. The one from random
-# weights says the most frequent word, whatever it is given. The mender has many of the right words in the
-# right order where they stood in the source; others come out in pieces, or as something else from a
-# harbour. And the hole it closes with whatever is near, as if nothing had been there.
+# None of them writes good English, after so little. But look at *how* they fail. The one from
+# random weights says the most frequent word, whatever it is given. The mender has many of the right
+# words in the right order where they stood in the source; others come out in pieces, or as
+# something else from a harbour. And the hole it closes with whatever is near, as if nothing had
+# been there.
 #
 # ## 5. Copying and guessing
 #
 # So the loss is a mean of very different things. We tell three kinds of target tokens apart:
 #
 # - *goes on*: it stands in the source, just behind the one that was copied before it;
-# - *found again*: it stands in the source, but elsewhere: behind a mark, or in another sentence. One must know
-#   how the text goes on to find the place;
+# - *found again*: it stands in the source, but elsewhere: behind a mark, or in another sentence. One
+#   must know how the text goes on to find the place;
 # - *hidden*: it does not stand there.
 #
 # And two controls. *another's*: each window is given the source of the next one, as in the shuffle
 # test of tutorial 09. What then becomes dearer had been read from the source. *by counting*: what the
 # tokens cost if one only knows how often each occurs in what we learn from, and reads nothing.
 #
-# The cell prints the nats a token. First it checks with one batch that our sum is minift's loss. About
-# 8 seconds.
+# The cell prints the nats a token. First it checks with one batch that our sum is minift's loss.
+# About 8 seconds.
 
 # %%
 KINDS = ("goes on", "found again", "hidden")
@@ -403,13 +404,14 @@ for name, pupil in {"translator": model, "novice": novice, "mender": mender}.ite
 # %% [markdown]
 # Read the lines one by one.
 #
-# *novice*: with another's source its figures are the same to the last place. It does not read. It has
-# learned how frequent words are, and is about as good as counting. Its loss fell by nats nevertheless!
+# *novice*: with another's source its figures are the same to the last place. It does not read. It
+# has learned how frequent words are, and is about as good as counting. Its loss fell by nats
+# nevertheless!
 #
-# *mender*: going on has become cheap, about two nats. To find its place again costs twice as much: it
-# must choose where to read on. And the hidden words cost nearly what counting costs: it has hardly learned
-# to *guess*. With another's source, going on costs three times as much, what is hidden only half a nat
-# more. So nearly all that it has learned is to copy.
+# *mender*: going on has become cheap, about two nats. To find its place again costs twice as much:
+# it must choose where to read on. And the hidden words cost nearly what counting costs: it has
+# hardly learned to *guess*. With another's source, going on costs three times as much, what is
+# hidden only half a nat more. So nearly all that it has learned is to copy.
 #
 # That it came so fast has a reason: a translator looks at the next word of the source anyway, and had
 # only to learn to say it as it is. From random weights the looking itself must be found, which took
@@ -420,11 +422,12 @@ for name, pupil in {"translator": model, "novice": novice, "mender": mender}.ite
 #
 # ## 6. How does it copy?
 #
-# Is it a skill, "say what stands there", which works with any word? So it is in tutorial 09, where any
-# figure can stand anywhere. To find out, we *plant* a word: in each window one token, in the midst of a
-# stretch that goes on, is exchanged in the source for another drawn at random; the target is fed as it was
-# up to there. Who copies by skill will say the planted one, however absurd. We plant from two lists: words
-# that were frequent in the texts it learned from, and words that were rare there.
+# Is it a skill, "say what stands there", which works with any word? So it is in tutorial 09, where
+# any figure can stand anywhere. To find out, we *plant* a word: in each window one token, in the
+# midst of a stretch that goes on, is exchanged in the source for another drawn at random; the
+# target is fed as it was up to there. Who copies by skill will say the planted one, however absurd.
+# We plant from two lists: words that were frequent in the texts it learned from, and words that
+# were rare there.
 #
 # The cell prints the mean probability of the true and of the planted token, and how often the planted
 # one is the likeliest of all. About 4 seconds.
@@ -456,18 +459,17 @@ for name, some_words in lists.items():
             p, true = log_p[place].exp(), asked[i]["target"][place]  # (V,)
             figures.append([p[true], p[draws[i]], float(p.argmax() == draws[i])])
         p_true, p_planted, likeliest = torch.tensor(figures).mean(0).tolist()
-        print(
-            f"   {what:10} the true one {p_true:.3f}, the other {p_planted:.4f}, which is the likeliest in {likeliest:.0%}"
-        )
+        print(f"   {what:10} the true one {p_true:.3f}, the other {p_planted:.4f}, likeliest in {likeliest:.0%}")
 
 # %% [markdown]
-# It does read: without the word in the source, the true one is gone at once, though everything around it
-# is as it was. But a planted word is said, here and there, only if it is a frequent one; of the rare ones
-# nearly none.
+# It does read: without the word in the source, the true one is gone at once, though everything
+# around it is as it was. But a planted word is said, if at all, when it is a frequent one: in our
+# run in a quarter of the windows, of the rare ones in a twelfth.
 #
-# So this is no skill that works with any word, not yet. It is a dictionary that is being rewritten, word
-# by word: for *boat* no longer *bateau* but *boat*. What came often has its entry by now. A model that
-# reads enough will at some time find the rule that saves it the dictionary; ours has not.
+# So this is no skill that works with any word, not yet. It is a dictionary that is being rewritten,
+# word by word: for *boat* no longer *bateau* but *boat*. What came often has its entry by now. A
+# model that reads enough will at some time find the rule that saves it the dictionary; ours has
+# not.
 #
 # ## 7. How much noise?
 #
@@ -484,12 +486,13 @@ for mean in (1.0, 8.0):
 line("30 %, sentences in order", costs(mender, all_damaged(some, shuffle=False)))
 
 # %% [markdown]
-# The column *all* nearly doubles from the least noise to the most. But that is mostly arithmetic: more of
-# the dear kind, less of the cheap ones. A loss under one noise cannot be compared with a loss under
-# another. Look at the kinds instead: they differ much less from line to line. What is hidden costs about
-# six nats, whether a tenth is gone or nearly all: who hardly uses the words around a hole does not miss
-# them. It is cheapest in holes of one word, which have a neighbour on either side, and dearer in long
-# ones. And the order of the sentences matters little to such short windows.
+# The column *all* nearly doubles from the least noise to the most. But that is mostly arithmetic:
+# more of the dear kind, less of the cheap ones. A loss under one noise cannot be compared with a
+# loss under another. Look at the kinds instead: they differ much less from line to line. What is
+# hidden costs about six nats, whether a tenth is gone or nearly all: who hardly uses the words
+# around a hole does not miss them. It is cheapest in holes of one word, which have a neighbour on
+# either side, and dearer in long ones. And the order of the sentences matters little to such short
+# windows.
 #
 # So the noise decides which of the two skills is asked for. Too little, and copying is all that pays;
 # too much, and nothing is left to guess from. BART took 30 %, T5 15 %.
@@ -532,15 +535,15 @@ for who, pupil in {"translator": model, "mender": mender}.items():
     report(f"{who}, after the phrasebook", again)
 
 # %% [markdown]
-# Expect BLEU to fall from near 18 to 3 or less. Look at the texts: half of each sentence is copied, as it
-# has learned to do, and between the English words there stands some French. After the phrasebook part
-# of the French is back, but it is still far behind the one that never left.
+# Expect BLEU to fall from near 18 to 3 or less. Look at the texts: half of each sentence is copied,
+# as it has learned to do, and between the English words there stands some French. After the
+# phrasebook part of the French is back, but it is still far behind the one that never left.
 #
 # So here denoising first did harm. BART's authors and T5's found that it helps a lot. What is
-# different? *They began with it*: there was no skill yet to lose, and labels came after. They read a
-# whole library, enough for the guessing that takes so long to learn. And most of their later tasks are
-# in the same language, where copying is half of the work: a summary repeats much of its text. Our half
-# minute taught little but copying, and that is what a translator must not do.
+# different? *They began with it*: there was no skill yet to lose, and labels came after. They read
+# a whole library, enough for the guessing that takes so long to learn. And most of their later
+# tasks are in the same language, where copying is half of the work: a summary repeats much of its
+# text. Our half minute taught little but copying, and that is what a translator must not do.
 #
 # What to take along: pre-train first, on much text; adapt to a text of yours gently, if at all (the
 # usual rate instead of ours, and some batches of the old task among the new ones, would be the first
@@ -573,9 +576,9 @@ def try_(number, check, answer):
 
 # %% [markdown]
 # **Exercise 1: put it back.** T5 says only what went, so somebody must put the pieces where they
-# belong. Given the source and the target (lists of words, the marks being `<0>`, `<1>`, …), return the
-# text as a list of words. The target may come from a model: it may say the marks in another order,
-# leave some out (then nothing is put there), or stop before the last mark.
+# belong. Given the source and the target (lists of words, the marks being `<0>`, `<1>`, …), return
+# the text as a list of words. The target may come from a model: it may say the marks in another
+# order, leave some out (then nothing is put there), or stop before the last mark.
 #
 # Hint: a dictionary from marks to pieces. `SENTINEL.fullmatch(word)` tells marks from words.
 
@@ -613,9 +616,9 @@ try_(1, check_restore, restore)
 
 # %% [markdown]
 # **Exercise 2: T5's holes.** Unlike BART's, their number and what goes are fixed beforehand. Return
-# `count` holes (start, length), in the order of the text of n words, that swallow exactly `gone` words
-# together: none is empty, at least one word stays between any two, and every such choice is as likely
-# as any other.
+# `count` holes (start, length), in the order of the text of n words, that swallow exactly `gone`
+# words together: none is empty, at least one word stays between any two, and every such choice is
+# as likely as any other.
 #
 # Hint: two draws without replacement. Lengths: cut `gone` words in a row at count - 1 of the gone - 1
 # places between them. Places: as in `draw_holes`. All chance comes from `chance.sample`.
@@ -650,9 +653,9 @@ try_(2, check_t5_holes, t5_holes)
 # %% [markdown]
 # **Exercise 3: the loss of hidden tokens alone.** Given logits (B, T, V), the target (B, T) with
 # IGNORE (-100) behind each row's end, and `hidden` (B, T), True where a token does not stand in the
-# source (behind a row's end it may be anything): return the mean loss of the hidden tokens, as a tensor
-# without dimensions. Every hidden token counts alike, whichever row it is in. Training on this would
-# spend everything on guessing; at least one row will have a hidden token.
+# source (behind a row's end it may be anything): return the mean loss of the hidden tokens, as a
+# tensor without dimensions. Every hidden token counts alike, whichever row it is in. Training on
+# this would spend everything on guessing; at least one row will have a hidden token.
 #
 # Hint: choose with a mask first (`logits[chosen]` is (N, V)), then one cross-entropy.
 
