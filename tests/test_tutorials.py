@@ -392,6 +392,46 @@ def by_the_word_before(targets):
     return without_source(targets, seen=1)
 
 
+# 12: denoising
+
+
+def restore(source, target):
+    pieces, mark = {}, None
+    for word in target:
+        if re.fullmatch(r"<\d+>", word):
+            mark = word
+        else:
+            pieces.setdefault(mark, []).append(word)
+    is_mark = lambda word: re.fullmatch(r"<\d+>", word)
+    return [word for s in source for word in (pieces.get(s, []) if is_mark(s) else [s])]
+
+
+def one_after_another(source, target):
+    pieces = re.split(r"<\d+>", " ".join(target))[1:]
+    return " ".join(pieces.pop(0) if re.fullmatch(r"<\d+>", word) else word for word in source).split()
+
+
+def t5_holes(n, gone, count, chance, touching=False):
+    cuts = [0, *sorted(chance.sample(range(1, gone), count - 1)), gone]
+    gaps = range(n - gone + 1)
+    gaps = sorted(chance.choices(gaps, k=count) if touching else chance.sample(gaps, count))
+    return [(gap + at, end - at) for gap, (at, end) in zip(gaps, pairwise(cuts), strict=True)]
+
+
+def that_may_touch(n, gone, count, chance):
+    return t5_holes(n, gone, count, chance, touching=True)
+
+
+def hidden_loss(logits, target, hidden):
+    chosen = hidden & (target != IGNORE)
+    return F.cross_entropy(logits[chosen], target[chosen])
+
+
+def shared_among_all(logits, target, hidden):
+    losses = F.cross_entropy(logits.transpose(1, 2), target, ignore_index=IGNORE, reduction="none")
+    return (losses * hidden).sum() / (target != IGNORE).sum()
+
+
 ANSWERS = {  # file: {exercise: (right, plausible wrong)}
     "01_what_fine_tuning_is.py": {
         "mean_loss": (mean_loss, log_of_softmax),
@@ -438,6 +478,11 @@ ANSWERS = {  # file: {exercise: (right, plausible wrong)}
         "shift": (shift, not_shifted),
         "beam_step": (beam_step, best_of_each),
         "without_source": (without_source, by_the_word_before),
+    },
+    "12_denoising.py": {
+        "restore": (restore, one_after_another),
+        "t5_holes": (t5_holes, that_may_touch),
+        "hidden_loss": (hidden_loss, shared_among_all),
     },
 }
 EXERCISES = [(file, name) for file, answers in ANSWERS.items() for name in answers]
