@@ -156,12 +156,12 @@ for said in (ASTRAY, "Le chien dort dans"):
 sources, references = ([row[side] for row in rows["test"]] for side in ("src", "tgt"))
 
 
-def counts_of(said, references=references):
+def counts_of(said, references):
     return torch.stack([counted(*pair) for pair in zip(said, references, strict=True)])  # (N, 9)
 
 
 before = translate(general, sources)
-counts_before = counts_of(before)
+counts_before = counts_of(before, references)
 alone = [metrics.bleu([said], [right]) for said, right in zip(before, references, strict=True)]
 print(f"{len(before)} rows: BLEU by hand {bleu_of(counts_before.sum(0)):.3f}, by minift {metrics.bleu(before, references):.3f}")
 print(f"mean of the sentences' BLEU: {sum(alone) / len(alone):.3f}")
@@ -224,11 +224,11 @@ print(f"general translator: BLEU {bleu_of(counts_before.sum(0)):.1f}, of 95 % of
 # A translator learns by *teacher forcing*: the decoder is fed the right French, shifted by one place
 # behind a start token, and must say at each place the token that comes next. The cell prints that for
 # a row to learn from, with the probability that the translator gives to each right token, and what it
-# would have said instead. (`_` is a space.)
+# would have said instead. (`_` is a space; `\\x…` is a byte that is no character by itself.)
 
 # %%
 task = Translate(tokenizer, general.longest)
-pair = next(row for row in rows["train"] if 4 <= len(row["tgt"].split()) <= 6)
+pair = next(row for row in rows["train"] if row["tgt"].endswith("?") and len(row["tgt"].split()) <= 6)
 batch = task.batch(task.examples(data.read([pair])))
 target = batch["target"]  # (1, T)
 fed = torch.cat((torch.full_like(target[:, :1], general.start), target[:, :-1]), 1)
@@ -238,7 +238,8 @@ log_p = logits[0].log_softmax(-1)  # (T, V)
 
 
 def name(id):
-    return tokenizer.decode([id]).replace(" ", "_")
+    """A token as it may be printed in a column."""
+    return tokenizer.decode([id]).replace(" ", "_").replace("\ufffd", "(half)")
 
 
 print(pair["src"], "/", pair["tgt"])
@@ -249,9 +250,31 @@ loss, count = task.loss(general, batch)
 print(f"loss by hand {-log_p.gather(1, target.T).sum():.4f}, by minift {loss:.4f}, over {count} tokens")
 
 # %% [markdown]
-# Note where the probabilities are low: where a *new* word begins. Once its first piece is fed, the
-# rest often follows. The loss is a mean over all of these, easy and hard.
+# LOWPLACES
 #
+# **An invisible character.** Look at the question mark. Two tokens before it are half a character
+# each: together they are the *no-break space*, U+00A0, which French printers put before `?`, `!`, `:`
+# and `;`. Our rows have it. The translator puts a plain space there, which with the mark is one
+# token, and it holds the other for all but impossible.
+#
+# No eye sees the difference, and neither BLEU nor chrF: for both, white space is white space. But two
+# epochs are too few to learn it well. When this page was written we trained with it first, and the translator came to end its
+# questions in a dozen broken characters, everyday ones too. So translations that look right to every
+# measure may be learned wrongly. **Print the tokens of your data**, as we did, and bring the data to
+# what the model knows. The cell counts the rows concerned, replaces the character, and prints the
+# loss of our pair without it.
+
+# %%
+print({part: sum("\u00a0" in row["tgt"] for row in some) for part, some in rows.items()}, "rows have it")
+rows = {part: [row | {"tgt": row["tgt"].replace("\u00a0", " ")} for row in some] for part, some in rows.items()}
+references = [row["tgt"] for row in rows["test"]]
+assert torch.equal(counts_of(before, references), counts_before)  # nothing changes for BLEU
+plain = pair | {"tgt": pair["tgt"].replace("\u00a0", " ")}
+for what, row in {"as it was": pair, "with a plain space": plain}.items():
+    loss, count = task.loss(general, task.batch(task.examples(data.read([row]))))
+    print(f"{what:18} {count} tokens, loss {loss:.2f} in all, {loss / count:.2f} a token")
+
+# %% [markdown]
 # **Label smoothing.** Plain cross-entropy wants all of the probability on the one right token; but
 # there are other ways to say it, and a model that is driven to certainty learns the training rows by
 # heart. So the target is softened (Vaswani et al. 2017, section 5.4): 1 - ε for the right token, and ε
@@ -308,7 +331,7 @@ for start in range(0, history.steps, 30):
 
 # %%
 after = translate(tuned, sources)
-counts_after = counts_of(after)
+counts_after = counts_of(after, references)
 for who, said, counts in ("before", before, counts_before), ("after", after, counts_after):
     found = metrics.translation(said, references)
     print(f"{who:7} BLEU {found['bleu']:.1f} ({middle(resampled(counts))})   chrF {found['chrf']:.1f}")
@@ -406,15 +429,14 @@ for manner, is_right in ADDRESS.items():
 #
 # So far the likeliest token was taken at each place. A beam search keeps several beginnings
 # (tutorial 09, section 6) and finds likelier texts. What is it worth, and what does it cost? The cell
-# translates the first 80 test rows with 1, 2 and 4 beams, and with 4 and two other length penalties (more is
+# translates the first 60 test rows with 1, 2 and 4 beams, and with 4 and two other length penalties (more is
 # better for long texts). It prints BLEU, the number of words as a share of the references', and the
 # seconds. About 15 seconds.
 
 # %%
-few = 8 if QUICK else 80
-some = sorted(range(len(sources)), key=lambda i: len(sources[i]))[:0] or list(range(min(few, len(sources))))
-src, src_mask = data.pad([tokenizer.encode(sources[i]) for i in some], tokenizer.pad)
-right = [references[i] for i in some]
+few = 8 if QUICK else 60
+src, src_mask = data.pad([tokenizer.encode(source) for source in sources[:few]], tokenizer.pad)
+right = references[:few]
 for beams, penalty in (1, 1.0), (2, 1.0), (4, 1.0), (4, 0.0), (4, 2.0):
     started = time.perf_counter()
     ids = minift.generate_ids(tuned, src, src_mask, beams=beams, length_penalty=penalty)
@@ -425,4 +447,267 @@ for beams, penalty in (1, 1.0), (2, 1.0), (4, 1.0), (4, 0.0), (4, 2.0):
     print(f"{beams} beams, length_penalty {penalty}: BLEU {metrics.bleu(said, right):.1f}, {share:.2f} of the words, {seconds:.1f} s")
 
 # %% [markdown]
-# TODO
+# ## 7. What was forgotten
+#
+# What the weights have learned about the boat, they have paid for with something else. Here are twenty
+# everyday pairs, and eight more of a mean sort: their words are terms aboard and something plain
+# ashore. (All written for this page. 28 rows are few: look for large changes only.)
+
+# %%
+EVERYDAY = """The soup is too hot. | La soupe est trop chaude.
+Where did you buy this coat? | Où as-tu acheté ce manteau ?
+My sister lives in Lyon. | Ma sœur habite à Lyon.
+I forgot my umbrella at the office. | J'ai oublié mon parapluie au bureau.
+Can you help me with my homework? | Peux-tu m'aider à faire mes devoirs ?
+He is taller than his father. | Il est plus grand que son père.
+We are going to the cinema tonight. | Nous allons au cinéma ce soir.
+The train leaves in ten minutes. | Le train part dans dix minutes.
+I don't understand this question. | Je ne comprends pas cette question.
+She has been ill since Monday. | Elle est malade depuis lundi.
+This book is very interesting. | Ce livre est très intéressant.
+How much does this table cost? | Combien coûte cette table ?
+They have bought a new house. | Ils ont acheté une nouvelle maison.
+I want to learn Spanish. | Je veux apprendre l'espagnol.
+Nobody knows where he lives. | Personne ne sait où il habite.
+It was raining when I woke up. | Il pleuvait quand je me suis réveillé.
+You should eat more fruit. | Tu devrais manger plus de fruits.
+Her brother works in a bank. | Son frère travaille dans une banque.
+My parents got married very young. | Mes parents se sont mariés très jeunes.
+I have never seen such a big garden. | Je n'ai jamais vu un aussi grand jardin."""
+ASHORE = """The sheets on my bed are clean. | Les draps de mon lit sont propres.
+My watch is broken. | Ma montre est cassée.
+The lock on the door is broken. | La serrure de la porte est cassée.
+I cannot read the last line. | Je n'arrive pas à lire la dernière ligne.
+The teacher gave me a good mark. | Le professeur m'a donné une bonne note.
+The children are playing in the yard. | Les enfants jouent dans la cour.
+She put the flowers in a pot. | Elle a mis les fleurs dans un pot.
+My garden is beautiful in spring. | Mon jardin est beau au printemps."""
+everyday, ashore = (
+    [dict(zip(("src", "tgt"), line.split(" | "), strict=True)) for line in text.split("\n")]
+    for text in (EVERYDAY, ASHORE)
+)
+
+# %% [markdown]
+# The cell prints for both lists BLEU before and after, then the everyday translations that have
+# changed and all of those ashore. About three seconds.
+
+# %%
+said_of = {}
+for what, some in {"everyday": everyday, "ashore": ashore}.items():
+    right = [row["tgt"] for row in some]
+    said_of[what] = [translate(model, [row["src"] for row in some]) for model in (general, tuned)]
+    scores = [metrics.bleu(said, right) for said in said_of[what]]
+    print(f"{what:9} {len(some)} rows: BLEU {scores[0]:.1f} before, {scores[1]:.1f} after")
+for what, some in {"everyday": everyday, "ashore": ashore}.items():
+    print(f"\n{what}")
+    for row, old, new in zip(some, *said_of[what], strict=True):
+        if old != new or what == "ashore":
+            print(f"{row['src']}\n   before {old}\n   after  {new}")
+
+# %% [markdown]
+# BLAH7
+#
+# **A remedy without training: average the weights.** Both models have the same shape, and one came
+# from the other, so any point on the line between them is a translator, too (Wortsman et al. 2022):
+# (1 - α) · general + α · tuned. The usual hope is to keep most of what was learned and get back most of
+# what was lost. The cell measures three points on the everyday rows (BLEU; and the loss a token, which
+# is steadier) and on the first 80 *validation* rows of the boat: α is a choice, and the test is not
+# to choose by. About 8 seconds.
+
+
+# %%
+def between(share):
+    """The translator that has this share of the way from the general one to the tuned one behind it."""
+    model = copy.deepcopy(general)
+    with torch.no_grad():
+        for p, q in zip(model.parameters(), tuned.parameters(), strict=True):
+            p.lerp_(q, share)
+    return model
+
+
+@torch.no_grad()
+def loss_of(model, some):
+    """The mean loss of a token, without smoothing."""
+    summed, count = task.loss(model.eval(), task.batch(task.examples(data.read(some))))
+    return summed.item() / count
+
+
+boat = rows["validation"][: 8 if QUICK else 80]
+for share in (0.0, 0.5, 1.0):
+    model, line = between(share), f"α = {share:.1f}"
+    for what, some in {"everyday": everyday + ashore, "boat": boat}.items():
+        bleu = metrics.bleu(translate(model, [row["src"] for row in some]), [row["tgt"] for row in some])
+        line += f"   {what} BLEU {bleu:.1f}, loss {loss_of(model, some):.2f}"
+    print(line)
+
+# %% [markdown]
+# BLAHA
+#
+# The other remedy is to *mix*: put general pairs among the new ones, say one to one, so that the old
+# is rehearsed while the new is learned. It works better and costs a longer training, and you need such
+# pairs. (Who has none can let the general translator make some, from plain English sentences.) We have
+# not run it here.
+#
+# ## 8. Does it read?
+#
+# A decoder that has read 1,200 sentences from a boat could write boat sentences without looking at the
+# English. The *shuffle test* (tutorial 09, section 7) gives each row the source of the row before, and
+# measures against the row's own reference. The cell does it for 60 test rows. About five seconds.
+
+# %%
+for source, found in minift.shuffle_test((tuned, tokenizer), rows["test"][:60]).items():
+    print(f"{source + ' source':16}", "  ".join(f"{key} {value:5.1f}" for key, value in found.items()))
+
+# %% [markdown]
+# With another's source almost nothing is left, so it reads. (chrF does not fall to 0: French shares its
+# letters with French. Know where your metric's zero is.)
+#
+# ## 9. How to deceive oneself
+#
+# **Near-duplicates.** Phrasebooks repeat themselves: *Hoist the jib!* and *Hoist the jib now!* If one
+# is in the training file and the other in the test, memory is taken for skill. A measure of that is
+# the dullest translator of all, the *memory*: find the training source with the most words in common,
+# and say its French. It knows no French and no English. The cell prints its BLEU on our test; then with
+# a tenth of the test rows leaked into the memory, each with a word exchanged.
+
+
+# %%
+def memory(known, sources):
+    """For each source the French of the known row whose English has the most words in common with it."""
+    bags = [set(metrics.words_13a(row["src"].lower())) for row in known]
+    found = []
+    for source in sources:
+        bag = set(metrics.words_13a(source.lower()))
+        found.append(known[max(range(len(known)), key=lambda i: len(bag & bags[i]) / len(bag | bags[i]))]["tgt"])
+    return found
+
+
+leaked = [row | {"src": "Now " + row["src"], "tgt": "Bon, " + row["tgt"]} for row in rows["test"][::10]]
+for what, known in {"honest": rows["train"], "leaked": rows["train"] + leaked}.items():
+    print(f"memory, {what}: BLEU {metrics.bleu(memory(known, sources), references):.1f}")
+
+# %% [markdown]
+# Where the memory alone does well, the split is to blame: part near-copies before you split, so that
+# all of a kind come to one side (tutorial 08, exercise 3, finds them).
+#
+# **Choosing by the test.** Epochs, rate, beams, length penalty, α: each is a choice, and with an
+# interval as wide as ours the best of ten will look good by luck. Choose by `validation.tsv` and ask
+# the test once. (In section 6 we looked at test rows to *see* what beams do. Had we then kept the best
+# line, its figure would be spoilt.)
+#
+# **Comparing figures that do not compare.** BLEU with other rules for words, in lower case, or with
+# *several references* a row is another measure: more references, more runs that are right, a higher
+# figure (exercise 1). And a BLEU of 25 here says nothing against a 30 on another test set.
+#
+# **Not reading.** No figure above would have told you of the broken characters of section 4.
+#
+# ## Exercises
+#
+# Each is a stub; below it stands a check that says at once what is wrong. Fill in, run again.
+
+
+# %%
+def try_(number, check, answer):
+    """Run a check and print its verdict."""
+    try:
+        check(answer)
+        print(f"exercise {number}: right")
+    except AssertionError as why:
+        print(f"exercise {number}: not yet – {why}")
+
+
+# %% [markdown]
+# **Exercise 1: several references.** Given a translation and a list of references, each a list of
+# words, return the tensor of `counted`, (9,): four counts of runs in both, four of runs in the
+# translation, and the length of the reference. With several references (Papineni et al., section 2)
+# a run counts at most as often as it stands in *the one reference that has it most often*; and the
+# length is that of the reference *closest in length* to the translation, the shorter of two equally
+# close.
+#
+# Hint: `runs_of` is yours to use, and `Counter` has `a | b`, the larger count of each.
+
+
+# %%
+def several(said: list[str], references: list[list[str]]) -> torch.Tensor: ...
+
+
+def check_several(answer):
+    def ask(said, *references):
+        got = answer(said.split(), [text.split() for text in references])
+        assert isinstance(got, torch.Tensor) and got.shape == (9,), f"return a tensor (9,), not {got!r}"
+        return got.tolist()
+
+    for said, right in ("le chat dort dans le lit", "le chien dort dans le grand lit"), ("le le le", "le lit"):
+        got, want = ask(said, right), counted(said, right).tolist()
+        assert got == want, f"with one reference, it is `counted`: {said!r} and {right!r} give {want}, yours is {got}"
+    got = ask("le le le lit", "le lit", "mon lit et le sien", "le soir")[0]
+    assert got == 2, f"'le le le lit': no reference has 'le' twice, so it counts once, and 'lit' once: 2, not {got:g}"
+    got = ask("le chat dort", "le chien dort", "un chat dort")[:2]
+    assert got == [3, 1], f"each reference lends its words: 3 words and 1 run of two are right, not {got}"
+    cases = ((3, 9), 3), ((9, 5), 5), ((3, 5), 3), ((8, 4, 2), 4)
+    for lengths, want in cases:
+        got = ask("a b c d", *(" ".join("x" * n) for n in lengths))[8]
+        assert got == want, f"of {lengths} words, the length closest to 4 is {want} (the shorter of two), not {got:g}"
+
+
+try_(1, check_several, several)
+
+# %% [markdown]
+# **Exercise 2: label smoothing.** Given logits (N, V), the right tokens (N,) and ε, return the mean
+# smoothed loss (section 3), a tensor without dimensions. Write it with `logsumexp`, `mean` and
+# indexing, without `cross_entropy`. The share ε goes to *all* V tokens, the right one among them.
+
+
+# %%
+def smoothed_loss(logits, target, epsilon): ...
+
+
+def check_smoothed_loss(answer):
+    generator = torch.Generator().manual_seed(0)
+    for N, V in (3, 2), (4, 5), (2, 1000):
+        logits = 4 * torch.randn(N, V, generator=generator)
+        target = torch.randint(V, (N,), generator=generator)
+        for epsilon in (0.0, 0.1, 0.5):
+            got = answer(logits, target, epsilon)
+            assert isinstance(got, torch.Tensor) and got.shape == (), f"return a tensor without dimensions, not {got!r}"
+            want = F.cross_entropy(logits, target, label_smoothing=epsilon).item()
+            assert abs(got.item() - want) < 1e-4, (
+                f"N = {N}, V = {V}, ε = {epsilon}: the loss is {want:.4f}, yours {got.item():.4f}"
+            )
+    far = answer(torch.tensor([[200.0, 0.0]]), torch.tensor([0]), 0.1).item()
+    assert abs(far - 10) < 1e-3, f"with logits 200 and 0 it is 0.1 · 200 / 2 = 10, yours is {far:.4f}"
+
+
+try_(2, check_smoothed_loss, smoothed_loss)
+
+# %% [markdown]
+# **Exercise 3: is it luck?** Given the counts of two systems on the *same* rows, each (N, 9), return the
+# share of `draws` resampled test sets on which the second is *not* better in BLEU than the first. Draw
+# the rows *once* for both: that is what makes it a paired bootstrap (Koehn 2004). The same seed, the
+# same share.
+#
+# Hint: copy `resampled`. A difference of two intervals' worth of luck cancels if both meet the same rows.
+
+
+# %%
+def not_better(first, second, draws=1000, seed=0) -> float: ...
+
+
+def check_not_better(answer):
+    a = counts_before
+    got = answer(a, a)
+    assert isinstance(got, float | int), f"return a number, not {got!r}"
+    assert got == 1, f"a system is never better than itself, on no test set: 1.0, yours is {got}"
+    better = a.clone()
+    better[:, :4] = torch.minimum(better[:, :4] + 0.1, better[:, 4:8])  # a trifle more is right, in every row
+    got = answer(a, better)
+    assert got < 0.01, f"one that is a trifle better in every row is better on every test set; yours says {got} not"
+    got = answer(better, a)
+    assert got > 0.99, f"and the other way about never; yours says that {got} of the test sets do not show it"
+    mixed = a.clone()
+    mixed[::2], mixed[1::2] = better[::2], (a[1::2] * torch.tensor([0.9] * 4 + [1.0] * 5)).double()
+    assert answer(a, mixed, seed=1) == answer(a, mixed, seed=1), "the same seed should give the same share"
+    print(f"   tuned not better than general on {answer(counts_before, counts_after):.3f} of the test sets")
+
+
+try_(3, check_not_better, not_better)
