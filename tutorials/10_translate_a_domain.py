@@ -224,7 +224,7 @@ print(f"general translator: BLEU {bleu_of(counts_before.sum(0)):.1f}, of 95 % of
 # A translator learns by *teacher forcing*: the decoder is fed the right French, shifted by one place
 # behind a start token, and must say at each place the token that comes next. The cell prints that for
 # a row to learn from, with the probability that the translator gives to each right token, and what it
-# would have said instead. (`_` is a space; `\\x…` is a byte that is no character by itself.)
+# would have said instead. (`_` is a space.)
 
 # %%
 task = Translate(tokenizer, general.longest)
@@ -359,7 +359,7 @@ grand-voile, mast mât, oilskin ciré, pontoon ponton, port bâbord, quay quai, 
 spinnaker spi, starboard tribord, tiller barre, helm barre, watch quart, windlass guindeau, wave vague, harness harnais,
 lighthouse phare, lifejacket gilet, squall grain, ebb jusant, flood flot, heads toilettes, galley cuisine, line amarre,
 cleat taquet, berth place"""
-TERMS = [term.split() for term in TERMS.split(", ")]
+TERMS = [term.split() for term in TERMS.split(",")]
 
 
 def has(term, text):
