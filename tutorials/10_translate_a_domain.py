@@ -40,8 +40,9 @@ if QUICK:
 # ## 1. The translator as it is
 #
 # It is small, 7.8 million parameters, and was trained on short sentences as people collect them for
-# learning languages. The cell lets it translate five of these and five from the boat (written for
-# this page), and prints the boat's true French beside them. About two seconds.
+# learning languages. The cell lets it translate five such sentences and five from the boat (written
+# for this page, and picked to show all kinds of faults), and prints the boat's true French with them.
+# About two seconds.
 
 # %%
 HOME = [
@@ -52,11 +53,11 @@ HOME = [
     "He is taller than his father.",
 ]
 ABOARD = {
-    "The anchor is dragging, wake the skipper!": "L'ancre chasse, réveille le skipper !",
+    "Our dinghy has a hole.": "Notre annexe a un trou.",
+    "I have lost the chart.": "J'ai perdu la carte.",
+    "The anchor is heavy.": "L'ancre est lourde.",
+    "There is a boat at the buoy.": "Il y a un bateau à la bouée.",
     "Hoist the jib and ease the sheet.": "Hisse le foc et choque l'écoute.",
-    "There is a buoy to starboard.": "Il y a une bouée à tribord.",
-    "The mast is still up.": "Le mât tient toujours.",
-    "Put the fenders out on the port side.": "Mets les pare-battages à bâbord.",
 }
 
 
@@ -76,10 +77,10 @@ print()
 show_aboard(general)
 
 # %% [markdown]
-# At home it is hard to fault. On board it is lost, in two ways. A word it knows by another meaning is
-# translated by that one. A word it never met is *spelt*: the tokenizer cuts it into pieces, and from
-# pieces the decoder makes something that sounds French. Nothing warns the reader: its nonsense is as
-# fluent as its sense.
+# At home it is hard to fault. On board it is lost. A word it hardly knows is confused with another: an
+# *auteur* writes books, a *seau* is a bucket, a *chiffre* is a figure. A word it never met is *spelt*:
+# the tokenizer cuts it into pieces, and of pieces the decoder makes something that sounds French.
+# Nothing warns the reader: its nonsense is as fluent as its sense.
 #
 # ## 2. BLEU, step by step
 #
@@ -361,7 +362,9 @@ show_aboard(tuned)
 # both systems translated the *same* rows, and a hard draw is hard for both. The right question is
 # asked in pairs (exercise 3).
 #
-# Then read the five. FIVE Better is not good: no sailor could use it yet.
+# Then read the five. What was confused may be right now (*annexe*, *carte*). A noun may be found and its
+# gender not, or half of a noun; and the last may be as senseless as before. Better is not good: no sailor
+# could use it yet.
 #
 # ## 5. What was learned
 #
@@ -452,8 +455,8 @@ for manner, is_right in ADDRESS.items():
 # So far the likeliest token was taken at each place. A beam search keeps several beginnings
 # (tutorial 09, section 6) and finds likelier texts. What is it worth, and what does it cost? The cell
 # translates the first 60 test rows with 1, 2 and 4 beams, and with 4 and two other length penalties (more is
-# better for long texts). It prints BLEU, the number of words as a share of the references', and the
-# seconds. About 15 seconds.
+# better for long texts). It prints BLEU, the number of words as a share of the references', how many
+# translations are empty, and the seconds. About 10 seconds.
 
 # %%
 few = 8 if QUICK else 60
@@ -466,9 +469,20 @@ for beams, penalty in (1, 1.0), (2, 1.0), (4, 1.0), (4, 0.0), (4, 2.0):
     said = [tokenizer.decode(line, skip_special=True).strip() for line in ids]
     total = counts_of(said, right).sum(0)
     share = (total[4] / total[8]).item()
-    print(f"{beams} beams, length_penalty {penalty}: BLEU {metrics.bleu(said, right):.1f}, {share:.2f} of the words, {seconds:.1f} s")
+    figures = (
+        f"BLEU {metrics.bleu(said, right):4.1f}, {share:.2f} of the words, {said.count('')} empty, {seconds:.1f} s"
+    )
+    print(f"{beams} beams, length_penalty {penalty}: {figures}")
 
 # %% [markdown]
+# Beams bring a point or two for two or three times the time; on 60 rows that is within luck, but it
+# is what others find, too. More of them bring no more.
+#
+# And see what happens with penalty 0, where the likeliest text of all wins. Many are *empty*: to end
+# at once has a small probability, but a dozen words that are each uncertain have, multiplied, a
+# smaller one. Stahlberg and Byrne (2019) found that for large translators, too, the likeliest text is
+# often the empty one. That greedy search misses it is luck for us. Leave the penalty at 1.
+#
 # ## 7. What was forgotten
 #
 # What the weights have learned about the boat, they have paid for with something else. Here are twenty
@@ -527,7 +541,9 @@ for what, some in {"everyday": everyday, "ashore": ashore}.items():
             print(f"{row['src']}\n   before {old}\n   after  {new}")
 
 # %% [markdown]
-# BLAH7
+# The everyday rows stand, or nearly: in two epochs not much is forgotten. The mean list shows where it
+# begins: the sheets of a bed are no longer sure to be *draps*, and what comes instead may be no word at
+# all. Two lessons have met in one English word, and the newer one pulls.
 #
 # **A remedy without training: average the weights.** Both models have the same shape, and one came
 # from the other, so any point on the line between them is a translator, too (Wortsman et al. 2022):
@@ -557,11 +573,13 @@ for share in (0.0, 0.5, 1.0):
     print(line)
 
 # %% [markdown]
-# BLAHA
+# By the loss it is a fair bargain: half-way the everyday rows cost what they did at first, and more than
+# half of the boat's gain is there. By BLEU it is a poor one: much of the boat's gain is lost, for a
+# change ashore that 28 rows can hardly show. Little was forgotten here, so there was little to win
+# back; measure before you cure.
 #
 # The other remedy is to *mix*: put general pairs among the new ones, say one to one, so that the old
-# is rehearsed while the new is learned. It works better and costs a longer training, and you need such
-# pairs. (Who has none can let the general translator make some, from plain English sentences.) We have
+# is rehearsed while the new is learned. It costs a longer training, and you need such pairs. (Who has none can let the general translator make some, from plain English sentences.) We have
 # not run it here.
 #
 # ## 8. Does it read?
@@ -603,7 +621,7 @@ for what, known in {"honest": rows["train"], "leaked": rows["train"] + leaked}.i
     print(f"memory, {what}: BLEU {metrics.bleu(memory(known, sources), references):.1f}")
 
 # %% [markdown]
-# Where the memory alone does well, the split is to blame: part near-copies before you split, so that
+# A few copies lift it by ten points and more, and would lift a translator. Where the memory alone does well, the split is to blame: part near-copies before you split, so that
 # all of a kind come to one side (tutorial 08, exercise 3, finds them).
 #
 # **Choosing by the test.** Epochs, rate, beams, length penalty, α: each is a choice, and with an
@@ -702,7 +720,8 @@ try_(2, check_smoothed_loss, smoothed_loss)
 # the rows *once* for both: that is what makes it a paired bootstrap (Koehn 2004). The same seed, the
 # same share.
 #
-# Hint: copy `resampled`. A difference of two intervals' worth of luck cancels if both meet the same rows.
+# Hint: begin with the lines of `resampled`. With the tuned translator the check prints the share for the
+# two of this page.
 
 
 # %%
