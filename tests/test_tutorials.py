@@ -392,6 +392,46 @@ def by_the_word_before(targets):
     return without_source(targets, seen=1)
 
 
+# 10: translate a domain
+
+
+def several(said, references, join=lambda counts: functools.reduce(lambda a, b: a | b, counts)):
+    runs = tutorial("10_translate_a_domain.py").runs_of
+    ours = [runs(said, n) for n in (1, 2, 3, 4)]
+    both = [(own & join([runs(words, n) for words in references])).total() for n, own in enumerate(ours, 1)]
+    closest = min((abs(len(words) - len(said)), len(words)) for words in references)[1]
+    return torch.tensor([*both, *(own.total() for own in ours), closest], dtype=torch.float64)
+
+
+def references_added_up(said, references):
+    return several(said, references, join=lambda counts: sum(counts, Counter()))
+
+
+def smoothed_loss(logits, target, epsilon):
+    log_p = logits - logits.logsumexp(-1, keepdim=True)
+    right = log_p[torch.arange(len(target)), target]
+    return -((1 - epsilon) * right + epsilon * log_p.mean(-1)).mean()
+
+
+def shared_among_the_others(logits, target, epsilon):
+    log_p = logits - logits.logsumexp(-1, keepdim=True)
+    right = log_p[torch.arange(len(target)), target]
+    others = (log_p.sum(-1) - right) / (logits.shape[1] - 1)
+    return -((1 - epsilon) * right + epsilon * others).mean()
+
+
+def not_better(first, second, draws=1000, seed=0):
+    chance = torch.Generator().manual_seed(seed)
+    picked = torch.randint(len(first), (draws, len(first)), generator=chance)
+    one, other = (tutorial("10_translate_a_domain.py").bleu_of(counts[picked].sum(1)) for counts in (first, second))
+    return (other <= one).double().mean().item()
+
+
+def drawn_for_each(first, second, draws=1000, seed=0):
+    resampled = tutorial("10_translate_a_domain.py").resampled
+    return (resampled(second, draws, seed + 1) <= resampled(first, draws, seed)).double().mean().item()
+
+
 # 12: denoising
 
 
@@ -478,6 +518,11 @@ ANSWERS = {  # file: {exercise: (right, plausible wrong)}
         "shift": (shift, not_shifted),
         "beam_step": (beam_step, best_of_each),
         "without_source": (without_source, by_the_word_before),
+    },
+    "10_translate_a_domain.py": {
+        "several": (several, references_added_up),
+        "smoothed_loss": (smoothed_loss, shared_among_the_others),
+        "not_better": (not_better, drawn_for_each),
     },
     "12_denoising.py": {
         "restore": (restore, one_after_another),
