@@ -101,7 +101,8 @@ def build(folder: Path, kind=None, labels=None, random=False):
         if depth > (1000 if random else len(tensors)):  # a config's mistake must not fill the memory
             why = "more than any published model has" if random else "the weights hold fewer"
             raise Error(f"{path}: {name} is {depth}, {why}")
-    notes = module.settle(config, {canonical(key): tensor for key, tensor in tensors.items()}) if module is t5 else []
+    settle = getattr(module, "settle", lambda *_: [])  # for what config.json does not always know
+    notes = settle(config, {canonical(key): tensor for key, tensor in tensors.items()})
     with torch.device("meta"):  # shapes alone
         model = cls(config, kind)
     if random:

@@ -68,7 +68,9 @@ def reference(config, untied):
         model.all_tied_weights_keys.pop("lm_head.weight")
     with torch.no_grad():
         for name, p in model.named_parameters():
-            spread = 1.0 if name == "shared.weight" else 2.0 if "relative" in name else 2 * p.numel() ** -0.25
+            spread = (
+                2.0 if name in ("shared.weight", "lm_head.weight") or "relative" in name else 2 * p.numel() ** -0.25
+            )
             p.uniform_(-spread, spread)
             if p.ndim == 1:
                 p += 1
@@ -486,7 +488,7 @@ def test_a_config_that_makes_no_model_is_refused_by_field(change, message, pairs
 def test_an_unknown_key_is_refused_and_a_check_lists_all(pairs, tmp_path):
     theirs, _ = pairs("1.1")
     published(tmp_path, theirs, {}, lambda file: {"decoder.block.0.layer.3.adapter.weight": torch.ones(1)})
-    with pytest.raises(Error, match="the weights hold unknown decoder.block.0.layer.3.adapter.weight"):
+    with pytest.raises(Error, match="the weights hold unknown decoder"):
         minift.load_model(tmp_path)
     with pytest.raises(Error, match=r"(?s)mapped .*\(2\).*unexpected +1  decoder"):
         pretrained.check(tmp_path)

@@ -48,9 +48,7 @@ class Config:
     relative_attention_num_buckets: int = 32  # distances that are told apart
     relative_attention_max_distance: int = 128  # from here on all are alike
     feed_forward_proj: str = "relu"  # or "gated-gelu": version 1.1
-    dropout_rate: float = (
-        0.1  # everywhere: embeddings, attention weights, MLP, before each addition, after the last norm
-    )
+    dropout_rate: float = 0.1  # of embeddings, attention weights, inside the MLP, before additions, after the last norm
     layer_norm_epsilon: float = 1e-6
     tie_word_embeddings: bool = True  # the head is the table of words: version 1.0; see `settle`
     scale_decoder_outputs: bool | None = None  # multiply what goes into the head by C^-0.5: as tied, if nothing is said
@@ -86,9 +84,8 @@ class Config:
     @property
     def activation(self):
         """Of the MLP. "gated-gelu" means the tanh approximation."""
-        return ACTIVATIONS[
-            "gelu_new" if self.feed_forward_proj == "gated-gelu" else self.feed_forward_proj.split("-")[-1]
-        ]
+        name = self.feed_forward_proj
+        return ACTIVATIONS["gelu_new" if name == "gated-gelu" else name.split("-")[-1]]
 
 
 class Norm(nn.Module):
@@ -370,7 +367,7 @@ def settle(config: Config, tensors: dict[str, torch.Tensor]) -> list[str]:
     scale_decoder_outputs tells version 1.1, which has a head of its own. Without tensors that must do."""
     head = tensors.get("lm_head.weight")
     words = next((tensors[key] for key in ("shared.weight", *TIED) if key in tensors), None)
-    tied = config.scale_decoder_outputs if words is None else head is None or torch.equal(head, words)
+    tied = config.scale_decoder_outputs if words is None else head is None or torch.equal(head.float(), words.float())
     said, config.tie_word_embeddings = config.tie_word_embeddings, tied
     if tied and not said and words is not None:
         return ["config.json says that the head is not the table of words, but the file has no other"]
