@@ -173,10 +173,15 @@ def test_near_tokens_have_a_row_each_and_far_ones_share_the_last():
 # -- masks and caches -------------------------------------------------------------------------------------------------
 
 
+def exact(pairs, name):
+    """Ours in float64: rounding must not hide, or be taken for, a token that is seen."""
+    return copy.deepcopy(pairs(name)[1]).double()
+
+
 @torch.no_grad()
 @odd
 def test_padding_on_either_side_is_inert(name, pairs):
-    _, model = pairs(name)
+    model = exact(pairs, name)
     src, tgt = some(1, 9), some(1, 6)
     alone = model(src, tgt)[0]
     for left, right, before, after in (3, 0, 0, 2), (0, 4, 5, 0), (2, 2, 3, 3), (0, 0, 0, 0):
@@ -185,17 +190,17 @@ def test_padding_on_either_side_is_inert(name, pairs):
         masks[0][:, left : left + 9], masks[1][:, before : before + 6] = 1, 1
         for kind in (torch.long, torch.bool):
             found = model(pads(src, left, right), pads(tgt, before, after), *(mask.to(kind) for mask in masks))
-            torch.testing.assert_close(found[0, before : before + 6], alone, rtol=1e-5, atol=3e-5)
+            torch.testing.assert_close(found[0, before : before + 6], alone, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
 @odd
 def test_pairs_packed_in_one_row_do_not_meet(name, pairs):
-    _, model = pairs(name)
+    model = exact(pairs, name)
     src, tgt = some(1, 12), some(1, 11)
     packed = model(src, tgt, torch.tensor([[1] * 5 + [2] * 7]), torch.tensor([[1] * 8 + [2] * 3]))
     apart = model(src[:, :5], tgt[:, :8]), model(src[:, 5:], tgt[:, 8:])
-    torch.testing.assert_close(packed, torch.cat(apart, 1), rtol=1e-5, atol=3e-5)
+    torch.testing.assert_close(packed, torch.cat(apart, 1), rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
@@ -213,10 +218,10 @@ def test_the_future_of_the_target_is_invisible_and_the_source_is_not(name, pairs
 
 @torch.no_grad()
 @odd
-@pytest.mark.parametrize("pieces", [[1] * 26, [3, 1, 22], [15, 11]])
+@pytest.mark.parametrize("pieces", [[1] * 26, [3, 1, 22]])
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_cache_changes_nothing(name, pairs, pieces, masked):
-    _, model = pairs(name)
+    model = exact(pairs, name)
     src, tgt = some(3, 9), some(3, 26)
     src_mask = tgt_mask = None
     if masked:
@@ -229,7 +234,7 @@ def test_a_cache_changes_nothing(name, pairs, pieces, masked):
         found.append(model.head(model.decode(tgt[:, done : done + size], memory, src_mask, seen, cache)))
         done += size
     real = slice(None) if tgt_mask is None else tgt_mask
-    torch.testing.assert_close(torch.cat(found, 1)[real], expected[real], rtol=1e-5, atol=3e-5)
+    torch.testing.assert_close(torch.cat(found, 1)[real], expected[real], rtol=0, atol=1e-6)
     assert list(cache) == [key for i in range(model.config.num_decoder_layers) for key in (i, (i, "cross"))]
 
 
