@@ -139,7 +139,7 @@ def test_verifying_twice_draws_nothing_from_torch_generator():
 def test_every_law_says_in_words_what_it_is_and_where_to_look():
     here = Path(verify.__file__).parent
     for family, name, check in verify.LAWS:
-        words, look = check.__doc__.replace("FAMILY", family).split("Look at ")
+        words, look = check.__doc__.replace("FAMILY", miniatures.FILES.get(family, family)).split("Look at ")
         assert len(words.split()) > 8, name
         files = [word.strip("`:,;") for word in look.split() if ".py" in word]
         assert files, name
@@ -177,7 +177,7 @@ def broken(*families):
 
 GPT2, BERT, BART = "models/gpt2", "models/bert", "models/bart"
 FUTURE2, PACKED2 = "the target's future is unseen", "packed pairs are strangers"
-CACHES, WRITTEN = "the caches change nothing", "a batch is written as its rows are"
+CACHES, WRITTEN = "the caches change nothing", "batches are written as rows are"
 FED, PUT = "fed what came before", "what is hidden can be put back"
 NUMERICS, STEPS, PADDING = "the published numerics", "twenty steps of AdamW", "padding is inert"
 PACKED, CACHE, BATCH = "packed texts are strangers", "the cache changes nothing", "a batch continues as its rows do"
