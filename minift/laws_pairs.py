@@ -114,7 +114,8 @@ def cached(family):
 def written(family):
     """A source is answered with the likeliest tokens, or the likeliest of four beams, whatever its neighbours, as a
     search answers that keeps nothing and reads every beginning anew.
-    Look at generation.py: Context (who reads what), `pick` (which rows go on), beam_search; models/FAMILY.py: `decode`"""
+    Look at generation.py: Context (who reads what), `pick` (which rows go on), beam_search; `decode` in
+    models/FAMILY.py"""
     model, sources = tiny(family, "seq2seq"), (SRC, OTHER, IDS[:, :2])
 
     def search(src, beams):
