@@ -16,6 +16,7 @@ from .tasks.translate import Translate
 
 __all__ = ["LAWS"]
 FAMILIES = "bart marian t5 t5-1.1"
+MASKED = "bart marian t5"  # who sees whom does not depend on T5's version
 SRC, TGT = IDS, OTHER
 
 
@@ -40,7 +41,7 @@ def forward(family):
     same("logits, by forward and by the unembedding", logits, hidden @ weight.T + (0 if bias is None else bias))
 
 
-@law(FAMILIES, "padding is inert")
+@law(MASKED, "padding is inert")
 def padding(family):
     """A pair gives the same answer with any number of pads before or behind source and target.
     Look at models/FAMILY.py: positions, and who may see whom in `encode` and in `decode`, itself and across"""
@@ -52,7 +53,7 @@ def padding(family):
             model(SRC, TGT))  # fmt: skip
 
 
-@law(FAMILIES, "a source of nothing but padding")
+@law(MASKED, "a source of nothing but padding")
 def nothing(family):
     """A source without a real token gives finite logits and gradients, and leaves the row beside it as it is.
     Look at models/FAMILY.py: a softmax over nothing is NaN; let padding see padding"""
@@ -65,7 +66,7 @@ def nothing(family):
     equal("gradients that are not finite", odd, [])
 
 
-@law(FAMILIES, "the target's future is unseen")
+@law(MASKED, "the target's future is unseen")
 def sight(family):
     """Changing a token of the target changes nothing before it; changing one of the source changes everything.
     Look at models/FAMILY.py: the causal mask (tril, is_causal) in `decode`, none in `encode` and across"""
@@ -82,7 +83,7 @@ def sight(family):
             equal(f"token {s} of the source changed, with {name}: those that notice", noticed, [0, 1, 2, 3])
 
 
-@law(FAMILIES, "packed pairs are strangers")
+@law(MASKED, "packed pairs are strangers")
 def packed(family):
     """Pairs that share a row, numbered 1, 2, … by both masks, never see each other.
     Look at models/FAMILY.py: `visible` and `across` compare the masks' numbers; positions restart with them"""
@@ -94,7 +95,7 @@ def packed(family):
     same("logits of the second pair, alone and packed", logits[:, 4:], model(OTHER, IDS[:, :3]))
 
 
-@law(FAMILIES, "the caches change nothing")
+@law(MASKED, "the caches change nothing")
 def cached(family):
     """A target fed piece by piece, keys and values of earlier pieces and of the source kept, gives the same logits.
     Look at models/FAMILY.py: positions go on behind what is cached, old keys stand first, the source's are read once"""
@@ -110,7 +111,7 @@ def cached(family):
             same(f"logits in pieces of {sizes}, {left} pads before the source", torch.cat(pieces, 1), model(SRC, TGT))
 
 
-@law(FAMILIES, "batches are written as rows are")
+@law(MASKED, "batches are written as rows are")
 def written(family):
     """A source is answered with the likeliest tokens, or the likeliest of four beams, whatever its neighbours, as a
     search answers that keeps nothing and reads every beginning anew.
