@@ -68,12 +68,14 @@ def reference(config, untied):
         model.all_tied_weights_keys.pop("lm_head.weight")
     with torch.no_grad():
         for name, p in model.named_parameters():
-            spread = (
-                2.0 if name in ("shared.weight", "lm_head.weight") or "relative" in name else 2 * p.numel() ** -0.25
-            )
+            spread = {"shared.weight": 1.5}.get(name, 2 * p.shape[-1] ** -0.5)  # by the width that it reads
+            if ".q." in name:  # scores are not divided: sharper ones would multiply every rounding
+                spread *= 2 * config.d_kv**-0.5
+            if p.ndim == 1 or "relative" in name:
+                spread = 1.0
             p.uniform_(-spread, spread)
             if p.ndim == 1:
-                p += 1
+                p.mul_(0.5).add_(1)
     return model
 
 
