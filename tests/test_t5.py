@@ -116,7 +116,7 @@ def logits(theirs, src, tgt, src_mask, tgt_mask):
 def same_both_ways(config, untied, folder, longest=24):
     theirs, inputs = reference(config, untied), batch(config.vocab_size, longest)
     expected, memory = logits(theirs, *inputs)
-    assert expected.std() > 0.3  # else the tolerance would say little
+    assert expected.std() > 0.15  # else the tolerance would say little
     theirs.save_pretrained(f"{folder}/theirs")
     model = minift.load_model(f"{folder}/theirs")
     src, _, src_mask, tgt_mask = inputs
