@@ -47,7 +47,7 @@ OTHERS = {name: imported(name)[1] for name in FILES}
 LAYERS = [
     {"errors"},
     {"files", "settings", "__init__", "download"},
-    {"models/__init__", "models/bart", "models/bert", "models/bert2bert", "models/gpt2"},
+    {"models/__init__", "models/bart", "models/bert", "models/bert2bert", "models/gpt2", "models/t5"},
     {"metrics", "plots", "optim", "safetensors", "adapters"},
     {"tokenizers/__init__", "tokenizers/bpe", "tokenizers/wordpiece", "tokenizers"},
     {"tokenizers/training"},
