@@ -1,0 +1,373 @@
+"""The unigram tokenizers of SentencePiece (Kudo 2018, arXiv:1804.10959), as T5 and Marian have them.
+
+Byte-pair encoding follows its merges in order; a unigram model weighs whole segmentations. Each piece has a score,
+the logarithm of its probability, and of all ways to write a text with pieces the one with the highest sum counts:
+
+    ▁un  -4    able  -4    ▁   -3    un  -6    ab  -5    le  -5            (and each letter  -7)
+    "unable"  ->  ▁un able  -8,  better than  ▁ un able  -13  or  ▁un ab le  -14  or  ▁ u n a b l e  -45
+
+There are exponentially many, but the best way to write the first n characters ends in some piece, and before it
+stands the best way to write what is left: so one walk through the text finds it (Viterbi 1967; `SentencePiece.cut`).
+
+▁ is a space: words are not cut beforehand, and joining the pieces gives the text back. Not quite the text that was
+given, though: first a table in the file replaces characters (full-width letters by ordinary ones, e and an accent by
+é), then spaces in a row become one, and one is put before the text (`SentencePiece.normal`). A character that no
+piece has is <unk>, several in a row are one <unk>; or its UTF-8 bytes, in models that have a piece for every byte.
+
+All that stands in one file, which spm.py reads: spiece.model (T5), whose pieces have their ids by their order;
+source.spm and target.spm (Marian), where vocab.json gives the ids. For T5, tokenizer.json alone will do.
+"""
+
+import re
+from array import array
+from base64 import b64decode
+
+from ..errors import Error
+from . import Folder, checked, fit, write_files
+from .spm import BYTE, BYTES, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Rules, checked_pieces, read_model
+
+MARK = "▁"
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of the 32-bit floating-point numbers above 0
+SENTINEL = re.compile(f"{MARK}?<extra_id_([0-9]{{1,6}})>")
+
+
+class Unigram:
+    """T5's tokenizer: text </s>, or text </s> pair </s>. `sentinels` are the ids of <extra_id_0>, <extra_id_1>, …"""
+
+    def __init__(self, folder: Folder):
+        model, path = _read(folder)
+        vocab = {piece: id for id, (piece, _, _) in enumerate(model["pieces"])}
+        if not any(SENTINEL.fullmatch(token) for token in (*vocab, *(token for token, *_ in folder._added()))):
+            count = _extra_ids(folder)
+            vocab |= {f"<extra_id_{count - 1 - i}>": len(vocab) + i for i in range(count)}  # 0 has the highest id
+        unk = next(piece for piece, _, kind in model["pieces"] if kind == UNKNOWN)
+        usual = {"pad": "<pad>", "eos": "</s>", "unk": unk}
+        self._tokens, self._special, named = folder.vocabulary(vocab, path, usual, tuple(usual))
+        self.pad, self.eos, self.bos, self.unk, self.cls, self.sep, self.mask = named
+        if self._tokens[self.unk] != unk:
+            raise Error(f"{folder.path}: unk_token is {self._tokens[self.unk]!r}, but in {path.name} it is {unk!r}")
+        self.vocab_size, self.max_length, self.files = len(self._tokens), folder.max_length, folder.files
+
+        marks = {int(mark[1]): id for id, token in enumerate(self._tokens) if (mark := SENTINEL.fullmatch(token))}
+        self.sentinels = [marks[number] for number in sorted(marks)]
+        controls = (id for id, (_, _, kind) in enumerate(model["pieces"]) if kind == CONTROL)
+        self._special = {*self._special, *self.sentinels, *controls}
+        self._named = {self._tokens[id] for id in self._special}
+        self._model = SentencePiece(model, self._named)
+
+    @classmethod
+    def load(cls, folder):
+        return cls(Folder(folder))
+
+    def encode(self, text: str, pair: str | None = None, max_length: int | None = None) -> list[int]:
+        """The ids of `text` and </s>, then those of `pair` and </s>. "</s>" or "<extra_id_0>" in a text is plain text;
+        for a sentinel put its id, from `sentinels`, between those of the texts around it."""
+        if pair is None:
+            a, _ = fit(self._encode(text), [], max_length, special=1)
+            return [*a, self.eos]
+        a, b = fit(self._encode(text), self._encode(pair), max_length, special=2)
+        return [*a, self.eos, *b, self.eos]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids without </s>, and where each stands in `text`: (start, end) in characters, with the space before a
+        word. Where several tokens are the bytes of one character, each of them has all of it."""
+        pieces = self._model.encode(text)
+        return [id for _, id, _, _ in pieces], [(start, end) for _, _, start, end in pieces]
+
+    def decode(self, ids, skip_special: bool = False) -> str:
+        """The normal form of the text, without the space before it."""
+        ids = checked(ids, self.vocab_size)
+        kept = (self._tokens[id] for id in ids if not (skip_special and id in self._special))
+        return self._model.decode(kept, self._named)
+
+    def tokens(self, ids) -> list[str]:
+        """Every token as the vocabulary has it: '▁token', 'izing'."""
+        return [self._tokens[id] for id in checked(ids, self.vocab_size)]
+
+    def save(self, folder):
+        """Write the tokenizer's files, byte for byte as they were read."""
+        write_files(self.files, folder)
+
+    def _encode(self, text):
+        return [id for _, id, _, _ in self._model.encode(text)]
+
+
+class Marian:
+    """Marian's tokenizer: text </s>. source.spm cuts what is read, target.spm what is written (`encode_target`); both
+    share the ids of vocab.json. A language asked for at the start of a source, >>fra<<, is one token."""
+
+    def __init__(self, folder: Folder):
+        vocab, path = folder.json("vocab.json"), folder.path / "vocab.json"
+        for name in ("source.spm", "target.spm", "vocab.json"):
+            if name not in folder.files:
+                raise Error(f"{folder.path}: no {name}; Marian needs source.spm, target.spm and vocab.json")
+        if folder.config.get("separate_vocabs") or (folder.path / "target_vocab.json").exists():
+            raise Error(f"{folder.path}: a vocabulary for each side (separate_vocabs); minift knows only shared ones")
+        usual = {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
+        self._tokens, self._special, named = folder.vocabulary(vocab, path, usual, tuple(usual))
+        self.pad, self.eos, self.bos, self.unk, self.cls, self.sep, self.mask = named
+        self.vocab_size, self.max_length, self.files = len(self._tokens), folder.max_length, folder.files
+        self.sentinels = []
+        self._named = {self._tokens[id] for id in self._special}
+        self._ids = {token: id for id, token in enumerate(self._tokens) if id not in self._special}
+        self._source, self._target = (
+            SentencePiece(read_model(folder.files[name], folder.path / name), self._named)
+            for name in ("source.spm", "target.spm")
+        )
+
+    @classmethod
+    def load(cls, folder):
+        return cls(Folder(folder))
+
+    def encode(self, text: str, pair: str | None = None, max_length: int | None = None) -> list[int]:
+        """The ids of a source `text`, of `pair` if there is one, and </s>; "</s>" in a text is plain text."""
+        a, b = (self._encode(self._source, t)[0] if t is not None else [] for t in (text, pair))
+        a, b = fit(a, b, max_length, special=1)
+        return [*a, *b, self.eos]
+
+    def encode_target(self, text: str, pair: str | None = None, max_length: int | None = None) -> list[int]:
+        """The same of a target."""
+        a, b = (self._encode(self._target, t)[0] if t is not None else [] for t in (text, pair))
+        a, b = fit(a, b, max_length, special=1)
+        return [*a, *b, self.eos]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a source without </s>, and where each stands in it: (start, end) in characters."""
+        return self._encode(self._source, text)
+
+    def decode(self, ids, skip_special: bool = False) -> str:
+        """The text of a target; what is special and not skipped has a space behind it."""
+        ids = checked(ids, self.vocab_size)
+        text, group = "", []
+        for id in ids:
+            if id not in self._special:
+                group.append(self._tokens[id])
+            elif not skip_special:
+                text += self._target.decode(group) + self._tokens[id] + " "
+                group = []
+        return (text + self._target.decode(group)).strip()
+
+    tokens, save = Unigram.tokens, Unigram.save
+
+    def _encode(self, model, text):
+        """(ids, their places)"""
+        language = re.match(r">>.*?<<", text, re.DOTALL)
+        at = language.end() if language else 0
+        ids = [self._ids.get(language[0], self.unk)] if language else []
+        pieces = model.encode(text[at:])
+        ids += [self._ids.get(piece, self.unk) for piece, *_ in pieces]
+        return ids, [(0, at)] * (at > 0) + [(at + start, at + end) for *_, start, end in pieces]
+
+
+# -- what one model file does: normalise, cut, join -------------------------------------------------------------------
+
+
+class SentencePiece:
+    """A model file at work. Of its pieces, those in `hidden` (special tokens) are never found in a text."""
+
+    def __init__(self, model: dict, hidden=()):
+        self._dummy, self._tidy, self._suffix = (model[key] for key in ("dummy", "tidy", "suffix"))
+        self._space = MARK if model["escape"] else " "
+        self._rules, pieces = model["rules"], model["pieces"]
+        scores = [score for _, score, kind in pieces if kind == NORMAL]
+        # All as SentencePiece has it, in 32-bit numbers: the best score of all starts at the smallest number above 0
+        # (so that it is this number, where scores are logarithms), and what no piece has is 10 worse than the worst.
+        highest = max([SMALLEST, *scores])
+        self._missing = _float32(min([LARGEST, *scores]) - 10)
+        self._unk = next(id for id, (_, _, kind) in enumerate(pieces) if kind == UNKNOWN)
+        self._bytes = {BYTES[piece]: (piece, id) for id, (piece, _, kind) in enumerate(pieces) if kind == BYTE}
+        self._known = {}  # every beginning of a piece -> (score, id), or None where it is no piece itself
+        symbols = []
+        for id, (piece, score, kind) in enumerate(pieces):
+            if kind not in (NORMAL, USER_DEFINED) or piece in hidden:
+                continue
+            if kind == USER_DEFINED:  # these win against all that is made of several pieces
+                score = _float32(len(piece.encode()) * highest) - 0.1
+                symbols.append(piece)
+            for end in range(1, len(piece)):
+                self._known.setdefault(piece[:end], None)
+            self._known[piece] = (score, id)
+        symbols.sort(key=len, reverse=True)
+        self._symbols = re.compile("|".join(map(re.escape, symbols))) if symbols else None
+
+    def encode(self, text: str) -> list[tuple[str, int, int, int]]:
+        """(piece, id, where it starts in `text`, where it ends) for each piece."""
+        normal, owner = self.normal(text)
+        found, before = [], None
+        for start, end, id in self.cut(normal):
+            piece, first, last = normal[start:end], owner[start], owner[end]
+            if id == self._unk and self._bytes:
+                found += [(*self._bytes[byte], first, last) for byte in piece.encode()]
+            elif id == before == self._unk:
+                found[-1] = (found[-1][0] + piece, id, found[-1][2], last)
+            else:
+                found.append((piece, id, first, last))
+            before = id
+        return found
+
+    def normal(self, text: str) -> tuple[str, list[int]]:
+        """The normal form, and which character of `text` each of its characters comes from; one more at the end."""
+        text = re.sub("[\ud800-\udfff]", "\ufffd", text)  # what is no character
+        at, size, tidy = 0, len(text), self._tidy
+        while tidy and at < size:
+            new, end = self._replaced(text, at)
+            if new != " ":
+                break
+            at = end
+        if at == size:
+            return "", [at]
+        parts, owner = [], []
+        if self._dummy and not self._suffix:
+            parts.append(self._space)
+            owner.append(at)
+        spaced = tidy  # whether another space would be one too many
+        while at < size:
+            new, end = self._replaced(text, at)
+            if spaced:
+                new = new.lstrip(" ")
+            if new:
+                parts.append(new)
+                owner += [at] * len(new)
+                spaced = tidy and new[-1] == " "
+            at = end
+        normal = "".join(parts).replace(" ", self._space)
+        if tidy and normal.endswith(self._space):
+            normal = normal.rstrip(self._space)
+            at = owner[len(normal)]
+            del owner[len(normal) :]
+        if self._dummy and self._suffix:
+            normal += self._space
+            owner.append(at)
+        return normal, [*owner, at]
+
+    def _replaced(self, text, at):
+        """(what stands for the next characters of `text`, where they end)"""
+        if self._symbols and (symbol := self._symbols.match(text, at)):
+            return symbol[0], symbol.end()
+        return self._rules.longest(text, at) if self._rules else (text[at], at + 1)
+
+    def cut(self, text: str) -> list[tuple[int, int, int]]:
+        """(start, end, id) of the pieces of a normal form: the way to write it that has the highest score."""
+        known, size = self._known, len(text)
+        # For every place the best way to get there: its score, where its last piece starts, and that piece's id.
+        # An array rounds to 32 bits, as the reference does: that decides between -- - and - --, which score the same.
+        best, begun, ids = array("f", bytes(4 * size + 4)), [-1] * (size + 1), [self._unk] * (size + 1)
+        for start in range(size):
+            here, single = best[start], False
+            for end in range(start + 1, size + 1):
+                found = known.get(text[start:end], False)
+                if found is False:  # no piece starts like this
+                    break
+                if found:
+                    score = here + found[0]
+                    if begun[end] < 0 or score > best[end]:
+                        best[end], begun[end], ids[end] = score, start, found[1]
+                    single = single or end == start + 1
+            if not single:  # a character that is no piece
+                score = _float32(here + self._missing)
+                if begun[start + 1] < 0 or score > best[start + 1]:
+                    best[start + 1], begun[start + 1], ids[start + 1] = score, start, self._unk
+        way, end = [], size
+        while end:
+            way.append((begun[end], end, ids[end]))
+            end = begun[end]
+        return way[::-1]
+
+    def decode(self, pieces, named=()) -> str:
+        """The pieces as text, those `named` as they stand. Bytes that are not UTF-8 become U+FFFD, each one."""
+        raw, first = bytearray(), self._dummy or self._tidy
+        for piece in pieces:
+            if piece in named:
+                raw += piece.encode()
+            elif self._bytes and piece in BYTES:
+                raw.append(BYTES[piece])
+            else:
+                if first and not raw and piece.startswith(MARK):
+                    piece, first = piece[1:], self._tidy
+                raw += piece.replace(MARK, " ").encode()
+        return re.sub("[\udc80-\udcff]", "\ufffd", raw.decode("utf-8", "surrogateescape"))
+
+
+def _float32(number) -> float:
+    return array("f", [number])[0]
+
+
+# -- what a folder says -----------------------------------------------------------------------------------------------
+
+
+def _read(folder):
+    """(the model of T5's folder, its file)"""
+    path, json_path = folder.path / "spiece.model", folder.path / "tokenizer.json"
+    name = folder.config.get("tokenizer_class")
+    if isinstance(name, str) and not re.match("M?T5Tokenizer|PreTrainedTokenizerFast|TokenizersBackend", name):
+        raise Error(f"{folder.path}: its tokenizer is a {name}; of SentencePiece's, minift has those of T5 and Marian")
+    given = _read_json(folder, json_path) if json_path.name in folder.files else None
+    if path.name not in folder.files:
+        if given is None:
+            raise Error(f"{folder.path}: neither spiece.model nor tokenizer.json; T5's tokenizer needs one")
+        return given, json_path
+    model = read_model(folder.files[path.name], path)
+    named = [piece for piece, _, _ in model["pieces"]]
+    if given is None and not isinstance(name, str) and named[:3] != ["<pad>", "</s>", "<unk>"]:
+        raise Error(f"{path}: begins with {named[:3]}, not as T5's; if it is, say so in tokenizer_config.json")
+    if given and [piece for piece, _, _ in given["pieces"]][: len(named)] != named:
+        raise Error(f"{path}: not the vocabulary of {json_path.name} beside it; remove the one that is wrong")
+    return model, path
+
+
+def _extra_ids(folder) -> int:
+    """How many sentinels a folder adds to the pieces, where it gives no ids for them: T5's has 100."""
+    number = folder.config.get("extra_ids")
+    if number is None:
+        tokens = folder.config.get("additional_special_tokens") or ()
+        number = sum(bool(SENTINEL.fullmatch(str(token))) for token in tokens) or 100
+    if type(number) is not int or not 0 <= number <= 10_000:
+        raise Error(f"{folder.path / 'tokenizer_config.json'}: extra_ids is {number!r}; give a number from 0 to 10000")
+    return number
+
+
+def _read_json(folder, path) -> dict:
+    """The model in a tokenizer.json, if it is one of T5's."""
+    folder.expect(model="Unigram")
+    model, places = folder.part(path.name, "model"), []
+    end = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}]
+    if folder.part(path.name, "post_processor").get("single") != end:
+        raise Error(f"{path}: its post_processor is not T5's, which puts </s> behind a text; minift has no other")
+    changes, cuts = (_steps(folder.part(path.name, key)) for key in ("normalizer", "pre_tokenizer"))
+    charsmap = changes.pop("Precompiled", {}).get("precompiled_charsmap")
+    double = changes.get("Replace", {}).get("pattern") in (None, {"Regex": " {2,}"})  # spaces, for one
+    space = cuts.get("Metaspace", {})
+    before = space.get("prepend_scheme", "always" if space.get("add_prefix_space", True) else "never")
+    if (
+        space.get("replacement") != MARK
+        or before == "never"
+        or not double
+        or (
+            (list(changes), list(cuts))
+            not in (([], ["WhitespaceSplit", "Metaspace"]), (["Strip", "Replace"], ["Metaspace"]))
+        )
+    ):
+        raise Error(f"{path}: its normalizer and pre_tokenizer are not T5's; minift has no such tokenizer")
+    special = {token for token, _, is_special in folder._added() if is_special}
+    byte_fallback = bool(model.get("byte_fallback"))
+    for id, entry in enumerate(model.get("vocab") or ()):
+        place = f"{path}, piece {id}"
+        if not (isinstance(entry, list) and [type(part) for part in entry] in ([str, float], [str, int])):
+            raise Error(f"{place}: {str(entry)[:60]} is not a piece and its score")
+        kind = BYTE if byte_fallback and entry[0] in BYTES else CONTROL if entry[0] in special else NORMAL
+        places.append((entry[0], entry[1], UNKNOWN if id == model.get("unk_id") else kind, place))
+    try:
+        charsmap = b64decode(charsmap or "", validate=True)
+    except (TypeError, ValueError):
+        raise Error(f"{path}: its precompiled_charsmap is not in base64; is the file damaged?") from None
+    return {
+        "pieces": checked_pieces(places, byte_fallback, path),
+        "rules": Rules(charsmap, f"{path}, precompiled_charsmap") if charsmap else None,
+        **{"dummy": True, "tidy": True, "escape": True, "suffix": False},
+    }
+
+
+def _steps(part) -> dict:
+    """type -> step, in order, of a normalizer or pre-tokenizer, which may be a sequence of them."""
+    several = part.get("normalizers") or part.get("pretokenizers") or [part]
+    return {str(step.get("type")): step for step in several if isinstance(step, dict) and step}
