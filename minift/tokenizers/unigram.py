@@ -24,9 +24,10 @@ from base64 import b64decode
 
 from ..errors import Error
 from . import Folder, checked, fit, write_files
-from .spm import BYTE, BYTES, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Rules, checked_pieces, read_model
+from .spm import BYTE, BYTES, CONTROL, LONGEST, NORMAL, UNKNOWN, USER_DEFINED, Rules, checked_pieces, read_model
 
 MARK = "▁"
+FAR = -100_000  # a sum of scores that is so low starts again from 0, for the sake of precision
 SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of the 32-bit floating-point numbers above 0
 SENTINEL = re.compile(f"{MARK}?<extra_id_([0-9]{{1,6}})>")
 
@@ -176,17 +177,18 @@ class SentencePiece:
         self._missing = _float32(min([LARGEST, *scores]) - 10)
         self._unk = next(id for id, (_, _, kind) in enumerate(pieces) if kind == UNKNOWN)
         self._bytes = {BYTES[piece]: (piece, id) for id, (piece, _, kind) in enumerate(pieces) if kind == BYTE}
-        self._known = {}  # every beginning of a piece -> (score, id), or None where it is no piece itself
-        symbols = []
+        self._tree, symbols = {}, []  # character -> [score and id of the piece that ends here or None, what may follow]
         for id, (piece, score, kind) in enumerate(pieces):
             if kind not in (NORMAL, USER_DEFINED) or piece in hidden:
                 continue
             if kind == USER_DEFINED:  # these win against all that is made of several pieces
                 score = _float32(len(piece.encode()) * highest) - 0.1
                 symbols.append(piece)
-            for end in range(1, len(piece)):
-                self._known.setdefault(piece[:end], None)
-            self._known[piece] = (score, id)
+            branch = self._tree
+            for character in piece:
+                leaf = branch.setdefault(character, [None, {}])
+                branch = leaf[1]
+            leaf[0] = score, id
         symbols.sort(key=len, reverse=True)
         self._symbols = re.compile("|".join(map(re.escape, symbols))) if symbols else None
 
@@ -248,24 +250,31 @@ class SentencePiece:
 
     def cut(self, text: str) -> list[tuple[int, int, int]]:
         """(start, end, id) of the pieces of a normal form: the way to write it that has the highest score."""
-        known, size = self._known, len(text)
-        # For every place the best way to get there: its score, where its last piece starts, and that piece's id.
-        # An array rounds to 32 bits, as the reference does: that decides between -- - and - --, which score the same.
+        tree, size = self._tree, len(text)
+        # For every place the best way to get there: its score, where its last piece starts, and that piece's id. Of two
+        # that score the same, the one with the longer last piece. Arrays round to 32 bits as the reference does, which
+        # decides between -- - and - --; and as there, the scores behind a place that is below FAR count from that place.
         best, begun, ids = array("f", bytes(4 * size + 4)), [-1] * (size + 1), [self._unk] * (size + 1)
         for start in range(size):
             here, single = best[start], False
-            for end in range(start + 1, size + 1):
-                found = known.get(text[start:end], False)
-                if found is False:  # no piece starts like this
-                    break
-                if found:
-                    score = here + found[0]
-                    if begun[end] < 0 or score > best[end]:
-                        best[end], begun[end], ids[end] = score, start, found[1]
+            if here < FAR:
+                for end in range(start + 1, min(start + LONGEST, size) + 1):
+                    best[end] -= here if begun[end] >= 0 else 0.0
+                here = 0.0
+            branch, end = tree, start
+            while branch and end < size and (found := branch.get(text[end])):
+                piece, branch = found
+                end += 1
+                if piece:
+                    score, before = here + piece[0], best[end]
+                    if begun[end] < 0 or score > before:
+                        best[end] = score
+                        if begun[end] < 0 or best[end] > before:
+                            begun[end], ids[end] = start, piece[1]
                     single = single or end == start + 1
             if not single:  # a character that is no piece
-                score = _float32(here + self._missing)
-                if begun[start + 1] < 0 or score > best[start + 1]:
+                score, before = here + self._missing, best[start + 1]
+                if begun[start + 1] < 0 or _float32(score) > before:
                     best[start + 1], begun[start + 1], ids[start + 1] = score, start, self._unk
         way, end = [], size
         while end:
