@@ -237,7 +237,13 @@ def test_an_embedded_model_comes_first_then_a_folder_then_the_cache(server, tmp_
     "name", ["bert nanno", "../bert-nanno", "a/b/bert", "~nosuchuser/x", "x--y", "a..b", ".x", "x@"]
 )
 def test_what_can_be_no_name_on_the_hub_is_not_looked_for_there(server, name):
-    refused(name, f"neither a model that comes with minift ({', '.join(hub.embedded())})", "nor a folder", code=2, find=hub.find)
+    refused(
+        name,
+        f"neither a model that comes with minift ({', '.join(hub.embedded())})",
+        "nor a folder",
+        code=2,
+        find=hub.find,
+    )
     assert server.asked == []
 
 

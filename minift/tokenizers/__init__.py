@@ -1,5 +1,5 @@
 """Text to numbers and back. One family a file, each read alone: `bpe.py` (GPT-2), `wordpiece.py` (BERT), `unigram.py`
-(T5, Marian; `spm.py` reads their files). `training.py` makes a vocabulary for either of the first two from texts.
+(T5), `marian.py`; `spm.py` reads the files of these two. `training.py` makes a vocabulary for BPE or WordPiece.
 
     >>> tokenizer = load("path/to/bert-base-uncased")    # a WordPiece, by what the folder holds
     >>> tokenizer.encode("Hello world")
@@ -29,7 +29,8 @@ def load(folder):
 def one(folder):
     """A `BPE`, a `WordPiece`, a `Unigram` or a `Marian`, by what the folder holds."""
     from .bpe import BPE  # here, so that a BERT never imports tiktoken
-    from .unigram import Marian, Unigram
+    from .marian import Marian
+    from .unigram import Unigram
     from .wordpiece import WordPiece
 
     source = Folder(folder)

@@ -144,6 +144,7 @@ class Rules:
         if size % 4 or not 0 < size < len(raw) - 4:
             raise Error(f"{place}: a table of replacements of {len(raw)} bytes, with a trie of {size}; is it damaged?")
         units, self._texts = np.frombuffer(raw, "<u4", size // 4, 4).astype(np.int64), raw[4 + size :]
+        self.over_spaces = False  # whether a rule replaces more than a space, a tab or a line end, and one of them
         self._check(units, place)
         self._units, self._known = units.tolist(), {}
 
@@ -162,6 +163,7 @@ class Rules:
             reached = np.zeros(2 * len(units) + 256, bool)
             reached[ahead[level]] = True
             level, depth = reached[np.minimum(origin, len(units))] & inner, depth + 1
+            self.over_spaces |= depth > 1 and bool((level & np.isin(units & 255, list(b" \t\n\r"))).any())
             if depth > LONGEST:
                 raise Error(f"{place}: the trie runs in a circle, or has a rule for more than {LONGEST} bytes")
 

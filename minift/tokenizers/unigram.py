@@ -1,4 +1,4 @@
-"""The unigram tokenizers of SentencePiece (Kudo 2018, arXiv:1804.10959), as T5 and Marian have them.
+"""The unigram tokenizer of SentencePiece (Kudo 2018, arXiv:1804.10959), as T5 has it; Marian's, in marian.py, has two.
 
 Byte-pair encoding follows its merges in order; a unigram model weighs whole segmentations. Each piece has a score,
 the logarithm of its probability, and of all ways to write a text with pieces the one with the highest sum counts:
@@ -14,8 +14,8 @@ given, though: first a table in the file replaces characters (full-width letters
 é), then spaces in a row become one, and one is put before the text (`SentencePiece.normal`). A character that no
 piece has is <unk>, several in a row are one <unk>; or its UTF-8 bytes, in models that have a piece for every byte.
 
-All that stands in one file, which spm.py reads: spiece.model (T5), whose pieces have their ids by their order;
-source.spm and target.spm (Marian), where vocab.json gives the ids. For T5, tokenizer.json alone will do.
+All that stands in one file, spiece.model, which spm.py reads; the place of a piece there is its id. tokenizer.json
+alone will do as well.
 """
 
 import re
@@ -29,6 +29,8 @@ from .spm import BYTE, BYTES, CONTROL, LONGEST, NORMAL, UNKNOWN, USER_DEFINED, R
 MARK = "▁"
 FAR = -100_000  # a sum of scores that is so low starts again from 0, for the sake of precision
 SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of the 32-bit floating-point numbers above 0
+WORD = re.compile(r"[^ \t\n\r]{1,50}(?![^ \t\n\r])")  # as are remembered: most of any text is a few thousand words
+MOST_KNOWN = 100_000
 SENTINEL = re.compile(f"{MARK}?<extra_id_([0-9]{{1,6}})>")
 
 
@@ -93,73 +95,6 @@ class Unigram:
         return [id for _, id, _, _ in self._model.encode(text)]
 
 
-class Marian:
-    """Marian's tokenizer: text </s>. source.spm cuts what is read, target.spm what is written (`encode_target`); both
-    share the ids of vocab.json. A language asked for at the start of a source, >>fra<<, is one token."""
-
-    def __init__(self, folder: Folder):
-        vocab, path = folder.json("vocab.json"), folder.path / "vocab.json"
-        for name in ("source.spm", "target.spm", "vocab.json"):
-            if name not in folder.files:
-                raise Error(f"{folder.path}: no {name}; Marian needs source.spm, target.spm and vocab.json")
-        if folder.config.get("separate_vocabs") or (folder.path / "target_vocab.json").exists():
-            raise Error(f"{folder.path}: a vocabulary for each side (separate_vocabs); minift knows only shared ones")
-        usual = {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
-        self._tokens, self._special, named = folder.vocabulary(vocab, path, usual, tuple(usual))
-        self.pad, self.eos, self.bos, self.unk, self.cls, self.sep, self.mask = named
-        self.vocab_size, self.max_length, self.files = len(self._tokens), folder.max_length, folder.files
-        self.sentinels = []
-        self._named = {self._tokens[id] for id in self._special}
-        self._ids = {token: id for id, token in enumerate(self._tokens) if id not in self._special}
-        self._source, self._target = (
-            SentencePiece(read_model(folder.files[name], folder.path / name), self._named)
-            for name in ("source.spm", "target.spm")
-        )
-
-    @classmethod
-    def load(cls, folder):
-        return cls(Folder(folder))
-
-    def encode(self, text: str, pair: str | None = None, max_length: int | None = None) -> list[int]:
-        """The ids of a source `text`, of `pair` if there is one, and </s>; "</s>" in a text is plain text."""
-        a, b = (self._encode(self._source, t)[0] if t is not None else [] for t in (text, pair))
-        a, b = fit(a, b, max_length, special=1)
-        return [*a, *b, self.eos]
-
-    def encode_target(self, text: str, pair: str | None = None, max_length: int | None = None) -> list[int]:
-        """The same of a target."""
-        a, b = (self._encode(self._target, t)[0] if t is not None else [] for t in (text, pair))
-        a, b = fit(a, b, max_length, special=1)
-        return [*a, *b, self.eos]
-
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids of a source without </s>, and where each stands in it: (start, end) in characters."""
-        return self._encode(self._source, text)
-
-    def decode(self, ids, skip_special: bool = False) -> str:
-        """The text of a target; what is special and not skipped has a space behind it."""
-        ids = checked(ids, self.vocab_size)
-        text, group = "", []
-        for id in ids:
-            if id not in self._special:
-                group.append(self._tokens[id])
-            elif not skip_special:
-                text += self._target.decode(group) + self._tokens[id] + " "
-                group = []
-        return (text + self._target.decode(group)).strip()
-
-    tokens, save = Unigram.tokens, Unigram.save
-
-    def _encode(self, model, text):
-        """(ids, their places)"""
-        language = re.match(r">>.*?<<", text, re.DOTALL)
-        at = language.end() if language else 0
-        ids = [self._ids.get(language[0], self.unk)] if language else []
-        pieces = model.encode(text[at:])
-        ids += [self._ids.get(piece, self.unk) for piece, *_ in pieces]
-        return ids, [(0, at)] * (at > 0) + [(at + start, at + end) for *_, start, end in pieces]
-
-
 # -- what one model file does: normalise, cut, join -------------------------------------------------------------------
 
 
@@ -191,6 +126,9 @@ class SentencePiece:
             leaf[0] = score, id
         symbols.sort(key=len, reverse=True)
         self._symbols = re.compile("|".join(map(re.escape, symbols))) if symbols else None
+        # Whether nothing that is replaced or kept reaches over a space: then words can be remembered.
+        self._apart = not (self._rules and self._rules.over_spaces) and not re.search(r"[ \t\n\r]", "".join(symbols))
+        self._words = {}
 
     def encode(self, text: str) -> list[tuple[str, int, int, int]]:
         """(piece, id, where it starts in `text`, where it ends) for each piece."""
@@ -224,13 +162,17 @@ class SentencePiece:
             owner.append(at)
         spaced = tidy  # whether another space would be one too many
         while at < size:
-            new, end = self._replaced(text, at)
-            if spaced:
-                new = new.lstrip(" ")
+            word = WORD.match(text, at) if self._apart else None
+            new, origins = self._word(word[0]) if word else ("", ())
             if new:
-                parts.append(new)
-                owner += [at] * len(new)
-                spaced = tidy and new[-1] == " "
+                end, spaced = word.end(), False
+            else:
+                new, end = self._replaced(text, at)
+                new = new.lstrip(" ") if spaced else new
+                origins = [0] * len(new)
+                spaced = tidy and new[-1] == " " if new else spaced
+            parts.append(new)
+            owner += [at + origin for origin in origins]
             at = end
         normal = "".join(parts).replace(" ", self._space)
         if tidy and normal.endswith(self._space):
@@ -242,6 +184,18 @@ class SentencePiece:
             owner.append(at)
         return normal, [*owner, at]
 
+    def _word(self, word):
+        """(the normal form of a word, where its characters come from), remembered; ("", []) if it has spaces."""
+        if word not in self._words:
+            at, new, origins = 0, "", []
+            while at < len(word):
+                part, end = self._replaced(word, at)
+                new, origins, at = new + part, origins + [at] * len(part), end
+            if len(self._words) >= MOST_KNOWN:
+                self._words.clear()
+            self._words[word] = ("", []) if " " in new else (new, origins)
+        return self._words[word]
+
     def _replaced(self, text, at):
         """(what stands for the next characters of `text`, where they end)"""
         if self._symbols and (symbol := self._symbols.match(text, at)):
@@ -252,8 +206,8 @@ class SentencePiece:
         """(start, end, id) of the pieces of a normal form: the way to write it that has the highest score."""
         tree, size = self._tree, len(text)
         # For every place the best way to get there: its score, where its last piece starts, and that piece's id. Of two
-        # that score the same, the one with the longer last piece. Arrays round to 32 bits as the reference does, which
-        # decides between -- - and - --; and as there, the scores behind a place that is below FAR count from that place.
+        # that score the same, the one with the longer last piece. Arrays round to 32 bits, as SentencePiece 0.2.3 does,
+        # which decides between -- - and - --; and as there, behind a place below FAR the scores count from that place.
         best, begun, ids = array("f", bytes(4 * size + 4)), [-1] * (size + 1), [self._unk] * (size + 1)
         for start in range(size):
             here, single = best[start], False
