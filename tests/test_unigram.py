@@ -28,8 +28,8 @@ from minift.tokenizers.unigram import SentencePiece, Unigram
 
 DATA = Path(__file__).parent.parent / "data"
 MORE = """Η θάλασσα είναι ήρεμη σήμερα και ο άνεμος πέφτει. Это наше море, и ветер сегодня слабый, а лодка старая.
-海は静かで、風は弱い。今日の船は古い。 वह नाव पुरानी है और हवा धीमी है। البحر هادئ اليوم والريح خفيفة. Das Meer ist ruhig, der
-Wind schläft, und über dem Hafen wärmt die Märzsonne die Dächer. 1,234 boats in 2024; 50% of 987654321 --- !!! ????
+海は静かで、風は弱い。今日の船は古い。 वह नाव पुरानी है और हवा धीमी है। البحر هادئ اليوم والريح خفيفة. Das Meer ist ruhig,
+der Wind schläft, und über dem Hafen wärmt die Märzsonne die Dächer. 1,234 boats in 2024; 50% of 987654321 --- !!! ????
 ｆｕｌｌ ｗｉｄｔｈ １２３ ﬁne ① ½ ℃ Å é ñ 가나다 한국어 naïve café"""
 T5_IDS = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 SYMBOLS = ["<tag>", "New York", "漢字", "aa", "ｆｕ", "[MASK]", "▁the"]
@@ -39,7 +39,7 @@ TRAINED = {
     "nfkc": {"vocab_size": 400, "normalization_rule_name": "nfkc", "character_coverage": 0.99},
     "lower case": {"vocab_size": 500, "normalization_rule_name": "nmt_nfkc_cf"},
     "as it stands": {"vocab_size": 600, "normalization_rule_name": "identity"},
-    "bytes": {"vocab_size": 800, "byte_fallback": True, "character_coverage": 0.95},
+    "bytes": {"vocab_size": 800, "byte_fallback": True, "character_coverage": 0.98},
     "symbols": {"vocab_size": 500, "user_defined_symbols": SYMBOLS, "control_symbols": ["<ctl>"]},
     "spaces kept": {"vocab_size": 500, "add_dummy_prefix": False, "remove_extra_whitespaces": False},
     "spaces kept, one before": {"vocab_size": 500, "remove_extra_whitespaces": False},
@@ -101,7 +101,7 @@ def compare(ours, theirs, texts):
         assert (text, [piece for piece, *_ in found]) == (text, expected["pieces"])
         assert (text, [id for _, id, *_ in found]) == (text, expected["ids"])
         if not bytes_too:  # where there the last byte of a character has its place, and here each has
-            assert (text, [tuple(place) for *_, *place in found]) == (text, expected["offsets"])
+            assert (text, [place[2:] for place in found]) == (text, expected["offsets"])
         names = [theirs.id_to_piece(id) for id in expected["ids"]]
         assert (text, ours.decode(names, {"<unk>"})) == (text, theirs.decode(expected["ids"]).replace(" ⁇ ", "<unk>"))
 
@@ -238,7 +238,7 @@ def t5_folder(path, raw=None, **config):
 
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory):
-    """T5's tokenizer here and in transformers, from a folder with spiece.model alone, and one that transformers saved."""
+    """T5's tokenizer here and in transformers, from spiece.model alone, and the folder it saves there."""
     folder, saved = tmp_path_factory.mktemp("t5"), tmp_path_factory.mktemp("saved")
     theirs = AutoTokenizer.from_pretrained(t5_folder(folder, tokenizer_class="T5Tokenizer", model_max_length=512))
     assert isinstance(theirs, T5Tokenizer)
@@ -394,7 +394,7 @@ def test_bytes_that_are_no_character_become_one_replacement_each():
         pieces = [f"<0x{byte:02X}>" for byte in raw]
         assert bytes_model().decode(pieces) == theirs.decode([theirs.piece_to_id(piece) for piece in pieces])
     (_, _, start, end), *others = bytes_model().encode("a😀")[-4:]
-    assert (start, end) == (1, 2) and [tuple(place) for *_, *place in others] == [(1, 2)] * 3
+    assert (start, end) == (1, 2) and [place[2:] for place in others] == [(1, 2)] * 3
 
 
 # -- Marian -----------------------------------------------------------------------------------------------------------
@@ -690,7 +690,7 @@ def test_a_fault_of_marians_folder_is_told(tmp_path, name):
 
 
 def test_a_folder_without_either_file_is_told(tmp_path):
-    with pytest.raises(Error, match="neither spiece.model nor tokenizer.json; T5's tokenizer needs one"):
+    with pytest.raises(Error, match=r"neither spiece.model nor tokenizer.json; T5's tokenizer needs one"):
         Unigram.load(tmp_path)
 
 
