@@ -10,6 +10,7 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 from random import Random
+from tempfile import NamedTemporaryFile
 from types import SimpleNamespace
 
 import pytest
@@ -60,10 +61,10 @@ def made(name) -> bytes:
     """A model file."""
     if name in ALTERED:
         proto = sentencepiece_model_pb2.ModelProto.FromString(made("symbols"))
-        for id, piece in enumerate(proto.pieces):
+        for number, piece in enumerate(proto.pieces):
             if name == "scores above 0" and piece.type == 1:
                 piece.score += 5
-            if name == "pieces unused" and piece.type == 1 and id % 3 == 0:
+            if name == "pieces unused" and piece.type == 1 and number % 3 == 0:
                 piece.type = 5
         proto.normalizer_spec.escape_whitespaces = name != "no ▁"
         return proto.SerializeToString()
@@ -71,9 +72,9 @@ def made(name) -> bytes:
     texts = (DATA / "phrasebook" / "train.tsv").read_text("utf-8").replace("\t", "\n").split("\n")[:1500]
     if "rules" in options:
         hexes = [[" ".join(f"{ord(c):X}" for c in side) for side in rule] for rule in options.pop("rules").items()]
-        path = Path("/tmp") / f"minift-rules-{id(options)}.tsv"
-        path.write_text("".join("\t".join(rule) + "\n" for rule in hexes))
-        options["normalization_rule_tsv"] = str(path)
+        with NamedTemporaryFile("w", suffix=".tsv", delete=False) as f:
+            f.writelines("\t".join(rule) + "\n" for rule in hexes)
+        options["normalization_rule_tsv"] = f.name
     model = BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts + MORE.split("\n") * 20),
@@ -385,7 +386,6 @@ def test_it_can_be_sent_to_another_process(t5):
 
 def test_a_lone_surrogate_becomes_the_replacement_character(t5):
     assert t5.ours.encode("a\ud800b") == t5.ours.encode("a\ufffdb")
-    assert bytes_model().decode(piece for piece, *_ in bytes_model().encode("\udfff")) == "\ufffd"
 
 
 def test_bytes_that_are_no_character_become_one_replacement_each():
@@ -429,8 +429,8 @@ def test_marian_gives_what_transformers_gives(marian):
     for text in texts:
         if re.search("</?[a-z]+>", text):  # which that reads as special tokens
             continue
-        assert (text, ours.encode(text)) == (text, theirs(text.strip())["input_ids"])
-        assert (text, ours.encode_target(text)) == (text, theirs(text_target=text.strip())["input_ids"])
+        assert (text, ours.encode(text)) == (text, theirs(text)["input_ids"])
+        assert (text, ours.encode_target(text)) == (text, theirs(text_target=text)["input_ids"])
 
 
 def test_marian_decodes_as_transformers_does(marian):

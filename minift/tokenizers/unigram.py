@@ -117,7 +117,7 @@ class SentencePiece:
             if kind not in (NORMAL, USER_DEFINED) or piece in hidden:
                 continue
             if kind == USER_DEFINED:  # these win against all that is made of several pieces
-                score = _float32(len(piece.encode()) * highest) - 0.1
+                score = _float32(len(piece.encode()) * highest - 0.1)
                 symbols.append(piece)
             branch = self._tree
             for character in piece:
