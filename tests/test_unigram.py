@@ -153,7 +153,7 @@ def test_any_pieces_decode_as_in_sentencepiece(both):
 
 def test_every_character_is_normalised_as_in_sentencepiece(both):
     ours, theirs = both
-    codes = [*range(1, 0xD800), *range(0xE000, 0x32400, 7), *range(0xE0000, 0xE0200)]
+    codes = [*range(1, 0x3400), *range(0x3400, 0xD800, 9), *range(0xE000, 0x32400, 9), *range(0xE0000, 0xE0200)]
     for start in range(0, len(codes), 300):
         text = " ".join(f"{chr(c)}e{chr(c)}" for c in codes[start : start + 300])
         assert ours.normal(text)[0] == theirs.normalize(text), text
@@ -217,7 +217,7 @@ def test_the_way_through_has_the_best_score():
 
 
 def test_remembered_words_and_rules_are_bounded_and_change_nothing(monkeypatch):
-    texts, raw = varied(200, seed=24), made("T5's")
+    texts, raw = varied(50, seed=24), made("T5's")
     expected = [SentencePiece(read_model(raw, "x")).encode(text) for text in texts]
     monkeypatch.setattr(unigram, "MOST_KNOWN", 5)
     monkeypatch.setattr(spm, "MOST_KNOWN", 5)
@@ -279,9 +279,9 @@ def test_where_transformers_cuts_a_text_otherwise_its_way_scores_no_better(t5):
 
 
 def test_pairs_and_cuts_are_those_of_transformers(t5):
-    texts = ordinary(200)
+    texts = ordinary(100)
     for length in (3, 4, 5, 8, 20, 40):
-        for a, b in zip(texts[::4], texts[1::4], strict=False):
+        for a, b in zip(texts[::5], texts[1::5], strict=False):
             cut = {"truncation": "longest_first", "max_length": length, "split_special_tokens": True}
             assert t5.ours.encode(a, b, length) == t5.theirs(a, b, **cut)["input_ids"]
             assert t5.ours.encode(a, max_length=length) == t5.theirs(a, **cut)["input_ids"]

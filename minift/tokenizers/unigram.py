@@ -28,7 +28,7 @@ from .spm import BYTE, BYTES, CONTROL, LONGEST, NORMAL, UNKNOWN, USER_DEFINED, R
 
 MARK = "▁"
 FAR = -100_000  # a sum of scores that is so low starts again from 0, for the sake of precision
-SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of the 32-bit floating-point numbers above 0
+LARGEST = (2 - 2.0**-23) * 2.0**127  # of 32-bit floating-point numbers
 WORD = re.compile(r"[^ \t\n\r]{1,50}(?![^ \t\n\r])")  # as are remembered: most of any text is a few thousand words
 MOST_KNOWN = 100_000
 SENTINEL = re.compile(f"{MARK}?<extra_id_([0-9]{{1,6}})>")
@@ -106,18 +106,15 @@ class SentencePiece:
         self._space = MARK if model["escape"] else " "
         self._rules, pieces = model["rules"], model["pieces"]
         scores = [score for _, score, kind in pieces if kind == NORMAL]
-        # All as SentencePiece has it, in 32-bit numbers: the best score of all starts at the smallest number above 0
-        # (so that it is this number, where scores are logarithms), and what no piece has is 10 worse than the worst.
-        highest = max([SMALLEST, *scores])
-        self._missing = _float32(min([LARGEST, *scores]) - 10)
+        self._missing = _float32(min([LARGEST, *scores]) - 10)  # the score of a character that is no piece
         self._unk = next(id for id, (_, _, kind) in enumerate(pieces) if kind == UNKNOWN)
         self._bytes = {BYTES[piece]: (piece, id) for id, (piece, _, kind) in enumerate(pieces) if kind == BYTE}
         self._tree, symbols = {}, []  # character -> [score and id of the piece that ends here or None, what may follow]
         for id, (piece, score, kind) in enumerate(pieces):
             if kind not in (NORMAL, USER_DEFINED) or piece in hidden:
                 continue
-            if kind == USER_DEFINED:  # these win against all that is made of several pieces
-                score = _float32(len(piece.encode()) * highest - 0.1)
+            if kind == USER_DEFINED:  # has no probability, but shall win against ordinary pieces, the longer the better
+                score = _float32(0.1 * len(piece.encode()) - 0.1)
                 symbols.append(piece)
             branch = self._tree
             for character in piece:
