@@ -127,7 +127,7 @@ def test_the_example_of_the_format_holds():
 
 
 def test_varied_texts_give_what_sentencepiece_gives(both):
-    compare(*both, varied(450, seed=21) + MORE.split("\n"))
+    compare(*both, varied(350, seed=21) + MORE.split("\n"))
 
 
 def test_five_thousand_varied_texts_give_what_sentencepiece_gives():
@@ -151,8 +151,9 @@ def test_any_pieces_decode_as_in_sentencepiece(both):
         assert ours.decode(pieces, {"<unk>"}) == theirs.decode(ids).replace(" ⁇ ", "<unk>")
 
 
-def test_every_character_is_normalised_as_in_sentencepiece(both):
-    ours, theirs = both
+@pytest.mark.parametrize("name", ["T5's", "nfkc", "lower case", "own rules"])
+def test_every_character_is_normalised_as_in_sentencepiece(name):
+    ours, theirs = SentencePiece(read_model(made(name), "x")), sentencepiece.SentencePieceProcessor(None, made(name))
     codes = [*range(1, 0x3400), *range(0x3400, 0xD800, 9), *range(0xE000, 0x32400, 9), *range(0xE0000, 0xE0200)]
     for start in range(0, len(codes), 300):
         text = " ".join(f"{chr(c)}e{chr(c)}" for c in codes[start : start + 300])
@@ -168,7 +169,7 @@ def test_a_long_text_is_cut_as_by_sentencepiece():
     assert len(text) > 230_000 and found[-1][3] == len(text.rstrip())
 
 
-@pytest.mark.parametrize("text", ["a" * 300_000, " " * 300_000, "e\u0301" * 100_000, "漢" * 200_000, "\t\nx" * 100_000])
+@pytest.mark.parametrize("text", ["a" * 200_000, " " * 200_000, "e\u0301" * 80_000, "漢" * 200_000, "\t\nx" * 50_000])
 def test_a_long_run_of_anything_takes_seconds(text):
     model = SentencePiece(read_model(made("T5's"), "x"))
     theirs = sentencepiece.SentencePieceProcessor(model_proto=made("T5's"))
@@ -643,6 +644,10 @@ FAULTS = {
         in_json(lambda content: content["model"]["vocab"].append(["b"])),
         r"tokenizer.json, piece 4: \['b'\] is not a piece and its score",
     ),
+    "a score without end": (
+        in_json(lambda content: content["model"]["vocab"].append(["b", 10**400])),
+        "tokenizer.json, piece 4: 'b' has the score inf; is the file damaged?",
+    ),
     "no vocabulary": (
         in_json(lambda content: content["model"].pop("vocab")),
         "tokenizer.json: 0 of 0 pieces stand for what is unknown; one must",
@@ -692,6 +697,13 @@ def test_a_fault_of_marians_folder_is_told(tmp_path, name):
 def test_a_folder_without_either_file_is_told(tmp_path):
     with pytest.raises(Error, match=r"neither spiece.model nor tokenizer.json; T5's tokenizer needs one"):
         Unigram.load(tmp_path)
+
+
+def test_a_trie_of_a_strange_size_is_told():
+    """Its last block is cut off, so that some byte would lead outside."""
+    raw = struct.pack("<I128I", 512, 1 << 10, *[0xFF] * 127) + b"x\0"
+    with pytest.raises(Error, match="here: unit 0 of the trie leads outside its 128 units"):
+        spm.Rules(raw, "here")
 
 
 def test_a_trie_that_runs_in_a_circle_is_told():

@@ -154,7 +154,7 @@ class Rules:
         ahead, origin = index ^ _offset(units), index ^ (units & 255)
         level, depth = index == 0, 0
         while level.any():
-            wrong = level & ((ahead >= len(units)) | ~inner)
+            wrong = level & ((ahead | 255 >= len(units)) | ~inner)  # a byte can lead to each of 256
             if wrong.any():
                 raise Error(f"{place}: unit {wrong.argmax()} of the trie leads outside its {len(units)} units")
             texts = units[ahead[level & (units >> 8 & 1 > 0)]] & (2**31 - 1)

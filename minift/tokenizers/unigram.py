@@ -130,17 +130,18 @@ class SentencePiece:
     def encode(self, text: str) -> list[tuple[str, int, int, int]]:
         """(piece, id, where it starts in `text`, where it ends) for each piece."""
         normal, owner = self.normal(text)
-        found, before = [], None
+        spans, pieces = [], []
         for start, end, id in self.cut(normal):
-            piece, first, last = normal[start:end], owner[start], owner[end]
+            if id == self._unk and spans and spans[-1][2] == id:  # one more unknown character
+                start = spans.pop()[0]
+            spans.append((start, end, id))
+        for start, end, id in spans:
             if id == self._unk and self._bytes:
-                found += [(*self._bytes[byte], first, last) for byte in piece.encode()]
-            elif id == before == self._unk:
-                found[-1] = (found[-1][0] + piece, id, found[-1][2], last)
+                for at in range(start, end):
+                    pieces += [(*self._bytes[byte], owner[at], owner[at + 1]) for byte in normal[at].encode()]
             else:
-                found.append((piece, id, first, last))
-            before = id
-        return found
+                pieces.append((normal[start:end], id, owner[start], owner[end]))
+        return pieces
 
     def normal(self, text: str) -> tuple[str, list[int]]:
         """The normal form, and which character of `text` each of its characters comes from; one more at the end."""
@@ -238,13 +239,13 @@ class SentencePiece:
         raw, first = bytearray(), self._dummy or self._tidy
         for piece in pieces:
             if piece in named:
-                raw += piece.encode()
+                raw += piece.encode("utf-8", "surrogatepass")
             elif self._bytes and piece in BYTES:
                 raw.append(BYTES[piece])
             else:
                 if first and not raw and piece.startswith(MARK):
                     piece, first = piece[1:], self._tidy
-                raw += piece.replace(MARK, " ").encode()
+                raw += piece.replace(MARK, " ").encode("utf-8", "surrogatepass")
         return re.sub("[\udc80-\udcff]", "\ufffd", raw.decode("utf-8", "surrogateescape"))
 
 
@@ -280,54 +281,52 @@ def _extra_ids(folder) -> int:
     number = folder.config.get("extra_ids")
     if number is None:
         tokens = folder.config.get("additional_special_tokens") or ()
-        number = sum(bool(SENTINEL.fullmatch(str(token))) for token in tokens) or 100
+        number = sum(bool(SENTINEL.search(str(token))) for token in tokens) or 100
     if type(number) is not int or not 0 <= number <= 10_000:
         raise Error(f"{folder.path / 'tokenizer_config.json'}: extra_ids is {number!r}; give a number from 0 to 10000")
     return number
 
 
+# What transformers puts around a text, and the two ways in which it says: one ▁ for all spaces, and one before the text.
+END = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}]
+WAYS = ([], ["WhitespaceSplit", "Metaspace"]), (["Strip", "Replace"], ["Metaspace"])
+
+
 def _read_json(folder, path) -> dict:
     """The model in a tokenizer.json, if it is one of T5's."""
     folder.expect(model="Unigram")
-    model, places = folder.part(path.name, "model"), []
-    end = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}]
-    if folder.part(path.name, "post_processor").get("single") != end:
+    if folder.part(path.name, "post_processor").get("single") != END:
         raise Error(f"{path}: its post_processor is not T5's, which puts </s> behind a text; minift has no other")
     changes, cuts = (_steps(folder.part(path.name, key)) for key in ("normalizer", "pre_tokenizer"))
-    charsmap = changes.pop("Precompiled", {}).get("precompiled_charsmap")
-    double = changes.get("Replace", {}).get("pattern") in (None, {"Regex": " {2,}"})  # spaces, for one
-    space = cuts.get("Metaspace", {})
-    before = space.get("prepend_scheme", "always" if space.get("add_prefix_space", True) else "never")
-    if (
-        space.get("replacement") != MARK
-        or before == "never"
-        or not double
-        or (
-            (list(changes), list(cuts))
-            not in (([], ["WhitespaceSplit", "Metaspace"]), (["Strip", "Replace"], ["Metaspace"]))
-        )
-    ):
+    table = changes.pop("Precompiled", {}).get("precompiled_charsmap")
+    spaces, mark = changes.get("Replace", {}).get("pattern"), cuts.get("Metaspace", {})
+    before = mark.get("prepend_scheme", "always" if mark.get("add_prefix_space", True) else "never")
+    known = (list(changes), list(cuts)) in WAYS and spaces in (None, {"Regex": " {2,}"})
+    if not known or mark.get("replacement") != MARK or before == "never":
         raise Error(f"{path}: its normalizer and pre_tokenizer are not T5's; minift has no such tokenizer")
+    try:
+        table = b64decode(table or "", validate=True)
+    except (TypeError, ValueError):
+        raise Error(f"{path}: its precompiled_charsmap is not in base64; is the file damaged?") from None
+    model, pieces = folder.part(path.name, "model"), []
     special = {token for token, _, is_special in folder._added() if is_special}
-    byte_fallback = bool(model.get("byte_fallback"))
-    for id, entry in enumerate(model.get("vocab") or ()):
+    byte_fallback, vocab = bool(model.get("byte_fallback")), model.get("vocab")
+    for id, entry in enumerate(vocab if isinstance(vocab, list) else ()):
         place = f"{path}, piece {id}"
         if not (isinstance(entry, list) and [type(part) for part in entry] in ([str, float], [str, int])):
             raise Error(f"{place}: {str(entry)[:60]} is not a piece and its score")
         kind = BYTE if byte_fallback and entry[0] in BYTES else CONTROL if entry[0] in special else NORMAL
-        places.append((entry[0], entry[1], UNKNOWN if id == model.get("unk_id") else kind, place))
-    try:
-        charsmap = b64decode(charsmap or "", validate=True)
-    except (TypeError, ValueError):
-        raise Error(f"{path}: its precompiled_charsmap is not in base64; is the file damaged?") from None
+        score = max(-LARGEST * 2, min(entry[1], LARGEST * 2))  # JSON has numbers without end
+        pieces.append((entry[0], _float32(score), UNKNOWN if id == model.get("unk_id") else kind, place))
     return {
-        "pieces": checked_pieces(places, byte_fallback, path),
-        "rules": Rules(charsmap, f"{path}, precompiled_charsmap") if charsmap else None,
+        "pieces": checked_pieces(pieces, byte_fallback, path),
+        "rules": Rules(table, f"{path}, precompiled_charsmap") if table else None,
         **{"dummy": True, "tidy": True, "escape": True, "suffix": False},
     }
 
 
 def _steps(part) -> dict:
     """type -> step, in order, of a normalizer or pre-tokenizer, which may be a sequence of them."""
-    several = part.get("normalizers") or part.get("pretokenizers") or [part]
+    several = part.get("normalizers") or part.get("pretokenizers")
+    several = several if isinstance(several, list) else [part]
     return {str(step.get("type")): step for step in several if isinstance(step, dict) and step}
