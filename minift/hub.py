@@ -110,7 +110,9 @@ def lacks(folder: Path) -> list[str]:
     there = {path.name for path in folder.glob("*") if path.exists()}
     form = next((name for name in FILES if name in there), FILES[0])
     wanted = ["config.json", form, *(shards(folder / form) if form in there else ())]
-    if not there & {"vocab.txt", "merges.txt"}:
+    if there & {"source.spm", "target.spm"}:
+        wanted += ["source.spm", "target.spm", "vocab.json"]
+    elif not there & {"vocab.txt", "merges.txt", "spiece.model"}:
         wanted.append("tokenizer.json")
     return [name for name in wanted if name not in there]
 

@@ -37,7 +37,9 @@ class Finetune:
     valid: str | None = option(None, "rows to choose the best epoch by (none: a tenth of the training's)", metavar="F")
     test: str | None = option(None, "rows to report on at the end", metavar="F")
     out: str | None = option(None, "the run's folder (none: runs/TASK-N)", metavar="DIR")
-    epochs: int | None = option(None, "times through the training rows (none: 3; translate: 5; mlm and denoise: 10)", metavar="N")
+    epochs: int | None = option(
+        None, "times through the training rows (none: 3; translate: 5; mlm and denoise: 10)", metavar="N"
+    )
     max_steps: int | None = option(None, "stop after so many steps instead", metavar="N")
     lr: float | None = option(None, "peak learning rate (none: by the model's size, optim.usual_rate)", metavar="X")
     lr_new: float | None = option(
