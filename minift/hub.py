@@ -268,5 +268,5 @@ def listing() -> list[str]:
         text = readme.read_text("utf-8") if readme.exists() else ""
         prose = re.sub(r"(?s)\A---.*?---", "", text)  # without a model card's header
         first = next((line for line in prose.splitlines() if line and line[0] != "#"), "")
-        lines.append(f"{kind:6} {folder.name:12} {first}".rstrip())
+        lines.append(f"{kind:6} {folder.name:15} {first}".rstrip())
     return lines

@@ -38,7 +38,7 @@ class Finetune:
     test: str | None = option(None, "rows to report on at the end", metavar="F")
     out: str | None = option(None, "the run's folder (none: runs/TASK-N)", metavar="DIR")
     epochs: int | None = option(
-        None, "times through the training rows (none: 3; translate: 5; mlm and denoise: 10)", metavar="N"
+        None, "times through the training rows (none: 3; translate: 4; mlm and denoise: 10)", metavar="N"
     )
     max_steps: int | None = option(None, "stop after so many steps instead", metavar="N")
     lr: float | None = option(None, "peak learning rate (none: by the model's size, optim.usual_rate)", metavar="X")
