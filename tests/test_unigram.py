@@ -282,7 +282,7 @@ def test_where_transformers_cuts_a_text_otherwise_its_way_scores_no_better(t5):
 def test_pairs_and_cuts_are_those_of_transformers(t5):
     texts = ordinary(100)
     for length in (3, 4, 5, 8, 20, 40):
-        for a, b in zip(texts[::5], texts[1::5], strict=False):
+        for a, b in zip(texts[::9], texts[1::5], strict=False):
             cut = {"truncation": "longest_first", "max_length": length, "split_special_tokens": True}
             assert t5.ours.encode(a, b, length) == t5.theirs(a, b, **cut)["input_ids"]
             assert t5.ours.encode(a, max_length=length) == t5.theirs(a, **cut)["input_ids"]

@@ -146,7 +146,7 @@ class Rules:
         units, self._texts = np.frombuffer(raw, "<u4", size // 4, 4).astype(np.int64), raw[4 + size :]
         self.over_spaces = False  # whether a rule replaces more than a space, a tab or a line end, and one of them
         self._check(units, place)
-        self._units, self._known = units.tolist(), {}
+        self._units, self._texts, self._known = units.tolist(), self._texts + b"\0", {}
 
     def _check(self, units, place):
         """Let no way through the trie lead outside, or round in circles. A level is what n bytes can lead to."""
@@ -188,7 +188,7 @@ class Rules:
                 break
         if unit and self._units[unit] >> 8 & 1:
             text = self._units[unit ^ _offset(self._units[unit])] & (2**31 - 1)
-            found = self._texts[text:].partition(b"\0")[0].decode("utf-8", "replace")
+            found = self._texts[text : self._texts.index(b"\0", text)].decode("utf-8", "replace")
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
         self._known[start, character] = unit, found
