@@ -110,7 +110,9 @@ def lacks(folder: Path) -> list[str]:
     there = {path.name for path in folder.glob("*") if path.exists()}
     form = next((name for name in FILES if name in there), FILES[0])
     wanted = ["config.json", form, *(shards(folder / form) if form in there else ())]
-    if not there & {"vocab.txt", "merges.txt"}:
+    if there & {"source.spm", "target.spm"}:
+        wanted += ["source.spm", "target.spm", "vocab.json"]
+    elif not there & {"vocab.txt", "merges.txt", "spiece.model"}:
         wanted.append("tokenizer.json")
     return [name for name in wanted if name not in there]
 
@@ -266,5 +268,5 @@ def listing() -> list[str]:
         text = readme.read_text("utf-8") if readme.exists() else ""
         prose = re.sub(r"(?s)\A---.*?---", "", text)  # without a model card's header
         first = next((line for line in prose.splitlines() if line and line[0] != "#"), "")
-        lines.append(f"{kind:6} {folder.name:12} {first}".rstrip())
+        lines.append(f"{kind:6} {folder.name:15} {first}".rstrip())
     return lines

@@ -15,15 +15,16 @@ from .tasks.denoise import Denoise
 from .tasks.translate import Translate
 
 __all__ = ["LAWS"]
-FAMILIES = "bart marian"
+FAMILIES = "bart marian t5 t5-1.1"
+MASKED = "bart marian t5"  # who sees whom does not depend on T5's version
 SRC, TGT = IDS, OTHER
 
 
 @law(FAMILIES, "the published numerics")
 def numerics(family):
     """With published weights a model gives the logits of the model that was published.
-    Look at models/bart.py: which activation, where norms stand, positions from row 2 on or sines, the embeddings'
-    scale, the bias of the logits"""
+    Look at models/FAMILY.py: which activation, where norms stand, positions (rows from 2 on, sines or distances), what
+    is scaled (embeddings, scores, what the head is given), the bias of the logits"""
     logits = tiny(family, "seq2seq")(SRC, TGT).flatten()
     same("logits of the target", logits[::30], torch.tensor(REFERENCE["seq2seq", family]))
 
@@ -31,7 +32,7 @@ def numerics(family):
 @law(FAMILIES, "forward is the head of hidden")
 def forward(family):
     """model(src, tgt) gives logits: model.head of model.decode of model.encode; the head is one product of a matrix.
-    Look at models/bart.py: forward, hidden, head, unembedding"""
+    Look at models/FAMILY.py: forward, hidden, head, unembedding"""
     model = tiny(family, "seq2seq")
     hidden, logits = model.decode(TGT, model.encode(SRC)), model(SRC, TGT)
     equal("shape of the logits", tuple(logits.shape), (1, 4, 29))
@@ -40,10 +41,10 @@ def forward(family):
     same("logits, by forward and by the unembedding", logits, hidden @ weight.T + (0 if bias is None else bias))
 
 
-@law(FAMILIES, "padding is inert")
+@law(MASKED, "padding is inert")
 def padding(family):
     """A pair gives the same answer with any number of pads before or behind source and target.
-    Look at models/bart.py: positions, and who may see whom in `encode` and in `decode`, itself and across"""
+    Look at models/FAMILY.py: positions, and who may see whom in `encode` and in `decode`, itself and across"""
     model = tiny(family, "seq2seq")
     for before, behind in (0, 3), (3, 0), (2, 1):
         (src, src_mask), (tgt, tgt_mask) = padded(SRC, before, behind), padded(TGT, behind, before)
@@ -52,10 +53,10 @@ def padding(family):
             model(SRC, TGT))  # fmt: skip
 
 
-@law(FAMILIES, "a source of nothing but padding")
+@law(MASKED, "a source of nothing but padding")
 def nothing(family):
     """A source without a real token gives finite logits and gradients, and leaves the row beside it as it is.
-    Look at models/bart.py: a softmax over nothing is NaN; let padding see padding"""
+    Look at models/FAMILY.py: a softmax over nothing is NaN; let padding see padding"""
     model, mask = tiny(family, "seq2seq"), torch.tensor([[True], [False]])
     logits = model(SRC.repeat(2, 1), TGT.repeat(2, 1), mask.expand(2, 6), mask.expand(2, 4))
     logits.sum().backward()
@@ -65,10 +66,10 @@ def nothing(family):
     equal("gradients that are not finite", odd, [])
 
 
-@law(FAMILIES, "the target's future is unseen")
+@law(MASKED, "the target's future is unseen")
 def sight(family):
     """Changing a token of the target changes nothing before it; changing one of the source changes everything.
-    Look at models/bart.py: the causal mask (tril, is_causal) in `decode`, none in `encode` and across"""
+    Look at models/FAMILY.py: the causal mask (tril, is_causal) in `decode`, none in `encode` and across"""
     model = tiny(family, "seq2seq")
     for name, masks in ("no mask", ()), ("masks", (torch.ones_like(SRC).bool(), torch.ones_like(TGT).bool())):
         right = model(SRC, TGT, *masks)
@@ -82,10 +83,10 @@ def sight(family):
             equal(f"token {s} of the source changed, with {name}: those that notice", noticed, [0, 1, 2, 3])
 
 
-@law(FAMILIES, "packed pairs are strangers")
+@law(MASKED, "packed pairs are strangers")
 def packed(family):
     """Pairs that share a row, numbered 1, 2, … by both masks, never see each other.
-    Look at models/bart.py: `visible` and `across` compare the masks' numbers; positions restart with them"""
+    Look at models/FAMILY.py: `visible` and `across` compare the masks' numbers; positions restart with them"""
     model = tiny(family, "seq2seq")
     src, src_mask = torch.cat((SRC, OTHER), 1), torch.tensor([[1] * 6 + [2] * 4])
     tgt, tgt_mask = torch.cat((TGT, IDS[:, :3]), 1), torch.tensor([[1] * 4 + [2] * 3])
@@ -94,10 +95,10 @@ def packed(family):
     same("logits of the second pair, alone and packed", logits[:, 4:], model(OTHER, IDS[:, :3]))
 
 
-@law(FAMILIES, "the caches change nothing")
+@law(MASKED, "the caches change nothing")
 def cached(family):
     """A target fed piece by piece, keys and values of earlier pieces and of the source kept, gives the same logits.
-    Look at models/bart.py: positions go on behind what is cached, old keys stand first, the source's are read once"""
+    Look at models/FAMILY.py: positions go on behind what is cached, old keys stand first, the source's are read once"""
     model = tiny(family, "seq2seq")
     for left in 0, 2:
         src, src_mask = padded(SRC, left, 0)
@@ -110,11 +111,12 @@ def cached(family):
             same(f"logits in pieces of {sizes}, {left} pads before the source", torch.cat(pieces, 1), model(SRC, TGT))
 
 
-@law(FAMILIES, "a batch is written as its rows are")
+@law(MASKED, "batches are written as rows are")
 def written(family):
     """A source is answered with the likeliest tokens, or the likeliest of four beams, whatever its neighbours, as a
     search answers that keeps nothing and reads every beginning anew.
-    Look at generation.py: Context (who reads what), `pick` (which rows go on), beam_search; models/bart.py: `decode`"""
+    Look at generation.py: Context (who reads what), `pick` (which rows go on), beam_search; `decode` in
+    models/FAMILY.py"""
     model, sources = tiny(family, "seq2seq"), (SRC, OTHER, IDS[:, :2])
 
     def search(src, beams):
@@ -140,7 +142,7 @@ def written(family):
 @law(FAMILIES, "saved as it was published")
 def published(family):
     """Loading, then saving, gives the published file, bit for bit, and what was saved is loaded as the same model.
-    Look at models/bart.py: `key_map` and TIED; pretrained.py: `save` and `assign`"""
+    Look at models/FAMILY.py: `key_map` and TIED; pretrained.py: `save` and `assign`"""
     model, right = tiny(family, "seq2seq"), weights(family, "seq2seq")
     with temporary() as folder:
         tensors = saved(model, folder)

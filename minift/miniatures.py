@@ -3,6 +3,7 @@
 The stored numbers are what transformers and torch.optim.AdamW make of them; tests/test_verify.py derives them again."""
 
 import math
+import re
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,10 @@ CONFIG = {  # what it leaves out, such as which GELU and which epsilon, has the 
     "bart": {"max_position_embeddings": 24, "d_model": 16, "dropout": 0.0, "decoder_start_token_id": 2}
     | {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("layers", 2), ("ffn_dim", 64))}
     | {f"{side}_attention_heads": 4 for side in ("encoder", "decoder")},
+    "t5": {"d_model": 16, "d_kv": 6, "d_ff": 64, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+    | {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6, "decoder_start_token_id": 0},
 }
+CONFIG["t5-1.1"] = CONFIG["t5"] | {"model_type": "t5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 CONFIG["marian"] = CONFIG["bart"] | {"activation_function": "swish", "scale_embedding": True}
 # The tensors of a published file, as weight+bias. GPT-2 stores its matrices (in, out), BERT (out, in).
 GPT2 = """transformer.wte.weight:29x16 transformer.wpe.weight:24x16 transformer.h.*.ln_1:16+16
@@ -43,12 +47,24 @@ BART = MARIAN + " ".join(
     f"model.{side}.embed_positions.weight:26x16 model.{side}.layernorm_embedding:16+16"
     for side in ("encoder", "decoder")
 )
+QKVO = " ".join(f"{{0}}.{name}.weight:{'16x24' if name == 'o' else '24x16'}" for name in "qkvo")
+T5 = f"""SIDE.block.*.layer.0.layer_norm.weight:16 {QKVO.format("SIDE.block.*.layer.0.SelfAttention")}
+    SIDE.block.0.layer.0.SelfAttention.relative_attention_bias.weight:8x4 SIDE.final_layer_norm.weight:16
+    SIDE.block.*.layer.LAST.layer_norm.weight:16 SIDE.block.*.layer.LAST.DenseReluDense.wi.weight:64x16
+    SIDE.block.*.layer.LAST.DenseReluDense.wo.weight:16x64 """
+T5 = f"""shared.weight:29x16 {T5.replace("SIDE", "encoder").replace("LAST", "1")}
+    {T5.replace("SIDE", "decoder").replace("LAST", "2")} decoder.block.*.layer.1.layer_norm.weight:16
+    {QKVO.format("decoder.block.*.layer.1.EncDecAttention")}"""
+GATED = re.sub(r"(\S+)\.wi\.(\S+)", r"\1.wi_0.\2 \1.wi_1.\2", T5) + " lm_head.weight:29x16"
 KINDS = {  # by family: kind, the name that config.json gives it, its tensors; first the one that ends in the vocabulary
     "gpt2": {"lm": ("GPT2LMHeadModel", GPT2), "classify": ("GPT2ForSequenceClassification", GPT2 + SCORE)},
     "bert": {"mlm": ("BertForMaskedLM", BERT + MLM), "classify": ("BertForSequenceClassification", BERT + POOLED)},
     "bart": {"seq2seq": ("BartForConditionalGeneration", BART)},
     "marian": {"seq2seq": ("MarianMTModel", MARIAN)},
+    "t5": {"seq2seq": ("T5ForConditionalGeneration", T5)},
+    "t5-1.1": {"seq2seq": ("T5ForConditionalGeneration", GATED)},
 }
+FILES = {"marian": "bart", "t5-1.1": "t5"}  # the file in models/ of a family that does not bear its name
 HEADS = {"gpt2": ["score.weight"], "bert": ["classifier.bias", "classifier.weight"]}  # what fine-tuning adds
 IDS, OTHER = torch.tensor([[5, 17, 2, 26, 11, 8]]), torch.tensor([[23, 7, 14, 20]])
 EXAMPLES = [{"ids": list(range(5 * n + 1, 5 * n + 4 + 2 * n % 7)), "target": n % 3} for n in range(5)]  # 3 to 9 tokens
@@ -65,8 +81,20 @@ REFERENCE = {  # the logits of IDS, of the language models every thirtieth; the 
     ("seq2seq", "marian"): [-0.123806, 0.322957, 0.408855, 0.623289],
     ("losses", "bart"): [3.343955, 3.206288, 2.98272, 2.841196],
     ("losses", "marian"): [3.342792, 3.395717, 3.136591, 2.955741],
+    ("seq2seq", "t5"): [-0.032256, 0.108419, -0.011864, 0.039297],
+    ("seq2seq", "t5-1.1"): [-0.580986, 0.276433, 0.307818, 0.188242],
+    ("losses", "t5"): [3.364793, 3.331808, 3.280972, 3.225512],
+    ("losses", "t5-1.1"): [3.511674, 3.554305, 3.191687, 2.871734],
 }
-SMALL = ("wte.weight", "wpe.weight", "embeddings.weight", "shared.weight", "embed_positions.weight", "logits_bias")
+SMALL = (
+    "wte.weight",
+    "wpe.weight",
+    "embeddings.weight",
+    "shared.weight",
+    "embed_positions.weight",
+    "logits_bias",
+    "head.weight",
+)
 temporary = partial(tempfile.TemporaryDirectory, ignore_cleanup_errors=True)  # Windows keeps a file that is mapped
 
 

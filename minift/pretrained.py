@@ -16,13 +16,14 @@ from torch import nn
 
 from . import files, fingerprints, hub, safetensors, tokenizers, weights
 from .errors import Error, nearest
-from .models import bart, bert, bert2bert, gpt2
+from .models import bart, bert, bert2bert, gpt2, t5
 
 FAMILIES = {  # config.json's model_type: (the file, its model, its configuration)
     "gpt2": (gpt2, gpt2.GPT2, gpt2.Config),
     "bert": (bert, bert.BERT, bert.Config),
     "bart": (bart, bart.BART, bart.Config),
     "marian": (bart, bart.Marian, bart.MarianConfig),
+    "t5": (t5, t5.T5, t5.Config),
     "encoder-decoder": (bert2bert, bert2bert.BERT2BERT, bert2bert.Config),
 }
 
@@ -94,10 +95,14 @@ def build(folder: Path, kind=None, labels=None, random=False):
     fresh = kind != own or labels != config.labels
     config.labels = labels
     tensors = {} if random else weights.read(folder)
-    path, depth = folder / "config.json", getattr(config, module.DEPTH)
-    if depth > (1000 if random else len(tensors)):  # a config's mistake must not fill the memory
-        why = "more than any published model has" if random else "the weights hold fewer"
-        raise Error(f"{path}: {module.DEPTH} is {depth}, {why}")
+    path = folder / "config.json"
+    for name in module.DEPTH.split():
+        depth = getattr(config, name)
+        if depth > (1000 if random else len(tensors)):  # a config's mistake must not fill the memory
+            why = "more than any published model has" if random else "the weights hold fewer"
+            raise Error(f"{path}: {name} is {depth}, {why}")
+    settle = getattr(module, "settle", lambda *_: [])  # for what config.json does not always know
+    notes = settle(config, {canonical(key): tensor for key, tensor in tensors.items()})
     with torch.device("meta"):  # shapes alone
         model = cls(config, kind)
     if random:
@@ -109,6 +114,7 @@ def build(folder: Path, kind=None, labels=None, random=False):
         model.report = Report(new=[name for name, _ in model.named_parameters()])
     else:
         model.report = assign(folder, module, model, tensors, fresh)
+    model.report.notes += notes
     model.generation = generation
     return model
 
@@ -147,7 +153,8 @@ def assign(folder, module, model: nn.Module, tensors: dict[str, torch.Tensor], f
     of it is drawn, and a head that the file has for other labels is not taken."""
     report, known = Report(), module.key_map(model.config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    tied = module.TIED if model.config.tie_word_embeddings else {}
+    # (what `key_map` does not know has no parameter of its own even in a model whose head is untied)
+    tied = {copy: name for copy, name in module.TIED.items() if model.config.tie_word_embeddings or copy not in known}
     new = module.NEW.get(model.kind, ()) if fresh else ()
     bare = not any(canonical(key).startswith(module.PREFIX) for key in tensors)
 

@@ -37,7 +37,9 @@ class Finetune:
     valid: str | None = option(None, "rows to choose the best epoch by (none: a tenth of the training's)", metavar="F")
     test: str | None = option(None, "rows to report on at the end", metavar="F")
     out: str | None = option(None, "the run's folder (none: runs/TASK-N)", metavar="DIR")
-    epochs: int | None = option(None, "times through the training rows (none: 3; mlm and denoise: 10)", metavar="N")
+    epochs: int | None = option(
+        None, "times through the training rows (none: 3; translate: 4; mlm and denoise: 10)", metavar="N"
+    )
     max_steps: int | None = option(None, "stop after so many steps instead", metavar="N")
     lr: float | None = option(None, "peak learning rate (none: by the model's size, optim.usual_rate)", metavar="X")
     lr_new: float | None = option(
@@ -57,7 +59,7 @@ class Finetune:
     regression: bool = option(False, "the label is a number")
     prefix: str = option("", "translate: put before each source, such as 'translate English to French: '", metavar="P")
     metric: str = option("bleu", "translate: bleu (and chrF), or rouge for summaries", choices=("bleu", "rouge"))
-    smoothing: float = option(0.0, "translate: the share of the target's chance for all other words", metavar="X")
+    smoothing: float = option(0.1, "translate: the share of the target's chance for all other words", metavar="X")
     beams: int | None = option(
         None, "translate: beams when measuring (none: generation_config.json's, or 1)", metavar="N"
     )

@@ -13,6 +13,7 @@ import torch
 from .errors import Error
 from .laws import Broken
 from .laws_pairs import LAWS  # all of them: those of laws.py, and its own
+from .miniatures import FILES
 
 
 def fault(check, family: str) -> str | None:
@@ -36,7 +37,7 @@ def main():
         print(f"{family:9}  {name + ' ':.<34} {'BROKEN' if shown else 'holds'}", flush=True)
         if shown:
             broken.append(f"{family}: {name}")
-            words, look = check.__doc__.replace("FAMILY", family).split("Look at ")
+            words, look = check.__doc__.replace("FAMILY", FILES.get(family, family)).split("Look at ")
             for label, text in ("the law", words), ("shown by", shown), ("look at", look):
                 text = textwrap.shorten(text, 500, placeholder=" …")
                 print(textwrap.fill(text, 100, initial_indent=f"    {label:10}", subsequent_indent=" " * 14))

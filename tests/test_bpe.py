@@ -443,14 +443,14 @@ def test_a_fault_is_told_with_its_place(folder, trained, name):
 
 
 def test_a_folder_without_a_tokenizer_is_told_what_it_holds(tmp_path):
-    with pytest.raises(Error, match=r"no tokenizer, which would be .* \(BPE\); it holds nothing$"):
+    with pytest.raises(Error, match=r"no tokenizer, which would be .* \(Marian\); it holds nothing$"):
         load(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "vocab.json").write_text("{}")
     with pytest.raises(Error, match=r"; it holds config.json, vocab.json$"):
         load(tmp_path)
-    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
-    with pytest.raises(Error, match=r"tokenizer.json: a Unigram model; minift has BPE and WordPiece$"):
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordLevel"}}')
+    with pytest.raises(Error, match=r"tokenizer.json: a WordLevel model; minift has BPE, WordPiece and Unigram$"):
         load(tmp_path)
 
 

@@ -43,13 +43,15 @@ def imported(name):
 OWN = {name: imported(name)[0] for name in FILES}
 OTHERS = {name: imported(name)[1] for name in FILES}
 
+TOKENIZERS = ("bpe", "marian", "unigram", "wordpiece")
+
 # From the ground up: a file imports from the lines above its own, and within a line nothing but what BESIDE says.
 LAYERS = [
     {"errors"},
     {"files", "settings", "__init__", "download"},
-    {"models/__init__", "models/bart", "models/bert", "models/bert2bert", "models/gpt2"},
-    {"metrics", "plots", "optim", "safetensors", "adapters"},
-    {"tokenizers/__init__", "tokenizers/bpe", "tokenizers/wordpiece", "tokenizers"},
+    {"models/__init__", "models/bart", "models/bert", "models/bert2bert", "models/gpt2", "models/t5"},
+    {"metrics", "plots", "optim", "safetensors", "adapters", "tokenizers/spm"},
+    {"tokenizers/__init__", *(f"tokenizers/{name}" for name in TOKENIZERS), "tokenizers"},
     {"tokenizers/training"},
     {"weights", "data", "generation", "baselines", "fingerprints", "checkpoint", "tasks/__init__"},
     {"hub"},
@@ -62,12 +64,12 @@ LAYERS = [
     {"__main__"},
 ]
 BESIDE = {
-    ("tokenizers/bpe", "tokenizers"),
-    ("tokenizers/wordpiece", "tokenizers"),
+    ("tokenizers/marian", "tokenizers/unigram"),
     ("tokenizers/__init__", "tokenizers"),
     ("models/bert2bert", "models/bert"),  # which is two BERTs
 }
-BESIDE |= {("tokenizers/__init__", f"tokenizers/{name}") for name in ("bpe", "wordpiece")}
+BESIDE |= {("tokenizers/__init__", f"tokenizers/{name}") for name in TOKENIZERS}
+BESIDE |= {(f"tokenizers/{name}", "tokenizers") for name in TOKENIZERS}
 
 
 def test_the_runtime_packages_are_the_four():

@@ -392,6 +392,86 @@ def by_the_word_before(targets):
     return without_source(targets, seen=1)
 
 
+# 10: translate a domain
+
+
+def several(said, references, join=lambda counts: functools.reduce(lambda a, b: a | b, counts)):
+    runs = tutorial("10_translate_a_domain.py").runs_of
+    ours = [runs(said, n) for n in (1, 2, 3, 4)]
+    both = [(own & join([runs(words, n) for words in references])).total() for n, own in enumerate(ours, 1)]
+    closest = min((abs(len(words) - len(said)), len(words)) for words in references)[1]
+    return torch.tensor([*both, *(own.total() for own in ours), closest], dtype=torch.float64)
+
+
+def references_added_up(said, references):
+    return several(said, references, join=lambda counts: sum(counts, Counter()))
+
+
+def smoothed_loss(logits, target, epsilon):
+    log_p = logits - logits.logsumexp(-1, keepdim=True)
+    right = log_p[torch.arange(len(target)), target]
+    return -((1 - epsilon) * right + epsilon * log_p.mean(-1)).mean()
+
+
+def shared_among_the_others(logits, target, epsilon):
+    log_p = logits - logits.logsumexp(-1, keepdim=True)
+    right = log_p[torch.arange(len(target)), target]
+    others = (log_p.sum(-1) - right) / (logits.shape[1] - 1)
+    return -((1 - epsilon) * right + epsilon * others).mean()
+
+
+def not_better(first, second, draws=1000, seed=0):
+    chance = torch.Generator().manual_seed(seed)
+    picked = torch.randint(len(first), (draws, len(first)), generator=chance)
+    one, other = (tutorial("10_translate_a_domain.py").bleu_of(counts[picked].sum(1)) for counts in (first, second))
+    return (other <= one).double().mean().item()
+
+
+def drawn_for_each(first, second, draws=1000, seed=0):
+    resampled = tutorial("10_translate_a_domain.py").resampled
+    return (resampled(second, draws, seed + 1) <= resampled(first, draws, seed)).double().mean().item()
+
+
+# 12: denoising
+
+
+def restore(source, target):
+    pieces, mark = {}, None
+    for word in target:
+        if re.fullmatch(r"<\d+>", word):
+            mark = word
+        else:
+            pieces.setdefault(mark, []).append(word)
+    is_mark = lambda word: re.fullmatch(r"<\d+>", word)
+    return [word for s in source for word in (pieces.get(s, []) if is_mark(s) else [s])]
+
+
+def one_after_another(source, target):
+    pieces = re.split(r"<\d+>", " ".join(target))[1:]
+    return " ".join(pieces.pop(0) if re.fullmatch(r"<\d+>", word) else word for word in source).split()
+
+
+def t5_holes(n, gone, count, chance, touching=False):
+    cuts = [0, *sorted(chance.sample(range(1, gone), count - 1)), gone]
+    gaps = range(n - gone + 1)
+    gaps = sorted(chance.choices(gaps, k=count) if touching else chance.sample(gaps, count))
+    return [(gap + at, end - at) for gap, (at, end) in zip(gaps, pairwise(cuts), strict=True)]
+
+
+def that_may_touch(n, gone, count, chance):
+    return t5_holes(n, gone, count, chance, touching=True)
+
+
+def hidden_loss(logits, target, hidden):
+    chosen = hidden & (target != IGNORE)
+    return F.cross_entropy(logits[chosen], target[chosen])
+
+
+def shared_among_all(logits, target, hidden):
+    losses = F.cross_entropy(logits.transpose(1, 2), target, ignore_index=IGNORE, reduction="none")
+    return (losses * hidden).sum() / (target != IGNORE).sum()
+
+
 ANSWERS = {  # file: {exercise: (right, plausible wrong)}
     "01_what_fine_tuning_is.py": {
         "mean_loss": (mean_loss, log_of_softmax),
@@ -438,6 +518,16 @@ ANSWERS = {  # file: {exercise: (right, plausible wrong)}
         "shift": (shift, not_shifted),
         "beam_step": (beam_step, best_of_each),
         "without_source": (without_source, by_the_word_before),
+    },
+    "10_translate_a_domain.py": {
+        "several": (several, references_added_up),
+        "smoothed_loss": (smoothed_loss, shared_among_the_others),
+        "not_better": (not_better, drawn_for_each),
+    },
+    "12_denoising.py": {
+        "restore": (restore, one_after_another),
+        "t5_holes": (t5_holes, that_may_touch),
+        "hidden_loss": (hidden_loss, shared_among_all),
     },
 }
 EXERCISES = [(file, name) for file, answers in ANSWERS.items() for name in answers]

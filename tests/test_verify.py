@@ -139,7 +139,7 @@ def test_verifying_twice_draws_nothing_from_torch_generator():
 def test_every_law_says_in_words_what_it_is_and_where_to_look():
     here = Path(verify.__file__).parent
     for family, name, check in verify.LAWS:
-        words, look = check.__doc__.replace("FAMILY", family).split("Look at ")
+        words, look = check.__doc__.replace("FAMILY", miniatures.FILES.get(family, family)).split("Look at ")
         assert len(words.split()) > 8, name
         files = [word.strip("`:,;") for word in look.split() if ".py" in word]
         assert files, name
@@ -175,9 +175,9 @@ def broken(*families):
     return {name: shown for name, shown in found if shown}
 
 
-GPT2, BERT, BART = "models/gpt2", "models/bert", "models/bart"
+GPT2, BERT, BART, T5 = "models/gpt2", "models/bert", "models/bart", "models/t5"
 FUTURE2, PACKED2 = "the target's future is unseen", "packed pairs are strangers"
-CACHES, WRITTEN = "the caches change nothing", "a batch is written as its rows are"
+CACHES, WRITTEN = "the caches change nothing", "batches are written as rows are"
 FED, PUT = "fed what came before", "what is hidden can be put back"
 NUMERICS, STEPS, PADDING = "the published numerics", "twenty steps of AdamW", "padding is inert"
 PACKED, CACHE, BATCH = "packed texts are strangers", "the cache changes nothing", "a batch continues as its rows do"
@@ -338,9 +338,28 @@ MISTAKES = {  # the file, the laws that break; what it says, what a learner writ
         "chance = np.random.default_rng(0)", "chance = np.random.default_rng()"),
     "the target in the order of the source": ("tasks/denoise", (PUT,),
         "masks), joined(sentences)", "masks), shuffled"),
+    "scores scaled in T5": (T5, (NUMERICS, STEPS),
+        "            scale=1.0,\n", ""),
+    "a norm that takes the mean off": (T5, (NUMERICS, STEPS),
+        "square = x.float()", "x = x - x.mean(-1, keepdim=True); square = x.float()"),
+    "T5's head given more than it was": (T5, (NUMERICS, STEPS),
+        "x * self.config.d_model**-0.5 if self.config.scale_decoder_outputs else x", "x"),
+    "before taken for behind": (T5, (NUMERICS, STEPS),
+        "place[None] - place[past:, None]", "place[past:, None] - place[None]"),
+    "a decoder that keeps rows for what follows": (T5, (NUMERICS, STEPS),
+        "Stack(config, decoder, False)", "Stack(config, decoder, True)"),
+    "distances as if nothing were cached": (T5, (CACHES, WRITTEN),
+        "place[past:, None]", "place[:T, None]"),
+    "the exact GELU in the gate": (T5, (NUMERICS, STEPS),
+        '"gelu_new" if name == "gated-gelu" else name.split', 'name.split'),
+    "the other half gated": (T5, (NUMERICS, STEPS),
+        "self.act(self.wi_0(x)) * self.wi_1(x)", "self.act(self.wi_1(x)) * self.wi_0(x)"),
+    "T5 1.1 with the table of words as its head": (T5, (NUMERICS, STEPS),
+        "(self.shared if self.config.tie_word_embeddings else self.lm_head).weight", "self.shared.weight"),
 }  # fmt: skip
 FAMILY_OF = {GPT2: "gpt2", BERT: "bert", "tokenizers/bpe": "bpe", "tokenizers/wordpiece": "wordpiece"}
 FAMILY_OF |= {BART: "bart", "tasks/translate": "bart translate", "tasks/denoise": "denoise"}
+FAMILY_OF |= {T5: "t5"} | dict.fromkeys([*MISTAKES][-3:], "t5-1.1")
 FAMILY_OF |= {"tasks/classify": "bert", "optim": "bert", "tasks/lm": "lm", "tasks/mlm": "mlm"}
 
 
@@ -348,7 +367,7 @@ FAMILY_OF |= {"tasks/classify": "bert", "optim": "bert", "tasks/lm": "lm", "task
 def test_a_mistake_is_named_by_the_law_that_it_breaks(monkeypatch, mistake):
     file, laws, old, new = MISTAKES[mistake]
     plant(monkeypatch, file, old, new)
-    families = FAMILY_OF.get(file, "bart" if laws == (WRITTEN,) else "gpt2")
+    families = FAMILY_OF.get(mistake) or FAMILY_OF.get(file, "bart" if laws == (WRITTEN,) else "gpt2")
     found = broken(*("train" if laws == (NAN,) else families).split())
     if laws[-1] == MORE:
         assert found.keys() >= set(laws[:-1]), found

@@ -342,7 +342,7 @@ def key_map(config: Config) -> dict[str, tuple[str, bool]]:
     return {key: (key, False) for key in keys}
 
 
-DEPTH = "decoder_layers"
+DEPTH = "encoder_layers decoder_layers"
 PREFIX = "model."
 BARE = None  # files of bart-base and bart-large leave out the prefix, those of transformers do not
 DROPPED = ("embed_positions.weight", ".version")  # Marian's are computed here

@@ -116,6 +116,9 @@ class Denoise(Translate):
             rows.append([float(summed), count])
         return torch.tensor(rows, dtype=torch.float64)
 
+    def describe(self, examples: list[dict]) -> str:
+        return f"{sum(len(example['ids']) for example in examples):,} tokens in {len(examples):,} windows"
+
     def metrics(self, outputs: torch.Tensor, examples: list[dict]) -> dict[str, float]:
         total, tokens = outputs.sum(0).tolist()
         return {"loss": total / tokens, "perplexity": math.exp(min(total / tokens, 700.0))}

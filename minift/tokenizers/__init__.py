@@ -1,5 +1,5 @@
-"""Text to numbers and back. One family a file, each read alone: `bpe.py` (GPT-2), `wordpiece.py` (BERT).
-`training.py` makes a vocabulary for either from texts.
+"""Text to numbers and back. One family a file, each read alone: `bpe.py` (GPT-2), `wordpiece.py` (BERT), `unigram.py`
+(T5), `marian.py`; `spm.py` reads the files of these two. `training.py` makes a vocabulary for BPE or WordPiece.
 
     >>> tokenizer = load("path/to/bert-base-uncased")    # a WordPiece, by what the folder holds
     >>> tokenizer.encode("Hello world")
@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import Error
 from ..files import read_bytes, read_json, written
 
-FILES = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json")
+FILES = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "spiece.model", "source.spm", "target.spm")
 FILES += ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 NAMES = ("pad", "eos", "bos", "unk", "cls", "sep", "mask")
 
@@ -27,23 +27,30 @@ def load(folder):
 
 
 def one(folder):
-    """A `BPE` or a `WordPiece`, by what the folder holds."""
+    """A `BPE`, a `WordPiece`, a `Unigram` or a `Marian`, by what the folder holds."""
     from .bpe import BPE  # here, so that a BERT never imports tiktoken
+    from .marian import Marian
+    from .unigram import Unigram
     from .wordpiece import WordPiece
 
     source = Folder(folder)
     model = source.part("tokenizer.json", "model")
     kind = model.get("type")
+    if not {"source.spm", "target.spm"}.isdisjoint(source.files):
+        return Marian(source)
+    if kind == "Unigram" or (kind is None and ("spiece.model" in source.files or isinstance(model.get("vocab"), list))):
+        return Unigram(source)
     if kind == "BPE" or (kind is None and ("merges" in model or "merges.txt" in source.files)):
         return BPE(source)
     if kind == "WordPiece" or (kind is None and ("vocab" in model or "vocab.txt" in source.files)):
         return WordPiece(source)
     if kind:
-        raise Error(f"{source.path / 'tokenizer.json'}: a {kind} model; minift has BPE and WordPiece")
+        raise Error(f"{source.path / 'tokenizer.json'}: a {kind} model; minift has BPE, WordPiece and Unigram")
     there = sorted(p.name for p in source.path.iterdir())
     raise Error(
-        f"{source.path}: no tokenizer, which would be tokenizer.json, vocab.txt (WordPiece) or merges.txt with "
-        f"vocab.json (BPE); it holds {', '.join(there[:10]) or 'nothing'}{' …' if there[10:] else ''}"
+        f"{source.path}: no tokenizer, which would be tokenizer.json, vocab.txt (WordPiece), merges.txt with "
+        "vocab.json (BPE), spiece.model (Unigram), or source.spm, target.spm and vocab.json (Marian); it holds "
+        f"{', '.join(there[:10]) or 'nothing'}{' …' if there[10:] else ''}"
     )
 
 
