@@ -177,13 +177,16 @@ def judged(found: list[str], rows: list[dict]) -> dict[str, float]:
     return {name: n / len(rows) for name, n in right.items()}
 
 
+def predicted(run) -> list[str]:
+    sources = [row["src"] for row in rows["test"]]
+    return [one["prediction"] for one in minift.predict((run.model, run.tokenizer), sources)]
+
+
 def trained(name: str, model: str, **more):
     """Fine-tune, judge by the test rows, print a line; returns the run."""
     settings = {"lr": LR, "lr_new": LR_NEW, "epochs": 1 if QUICK else 4, "batch_size": 16, "max_length": 64} | more
     run = minift.finetune("translate", model=model, out=work / name.replace(" ", "-"), **rows, **settings)
-    found = [
-        one["prediction"] for one in minift.predict((run.model, run.tokenizer), [row["src"] for row in rows["test"]])
-    ]
+    found = predicted(run)
     shares = "   ".join(f"{what} {share:.2f}" for what, share in judged(found, rows["test"]).items())
     print(f"{name:16} {shares}   ({run.train['seconds']:.0f} s)")
     return run
@@ -266,14 +269,9 @@ def picture(model, row: dict):
             print(f"{word:>9}  " + " ".join(f"{shade}{token}" for shade, token in zip(shades, read, strict=True)))
 
 
-right = [
-    row
-    for row, said in zip(
-        rows["test"], minift.predict((warm.model, warm.tokenizer), [r["src"] for r in rows["test"]]), strict=True
-    )
-    if said["prediction"] == row["tgt"] and len(row["src"]) < 90
-]
-for row in (right or rows["test"])[:3]:
+right = [row for row, said in zip(rows["test"], predicted(warm), strict=True) if said == row["tgt"]]
+short = [row for row in right if len(row["src"]) < 90]
+for row in (short or rows["test"])[:3]:
     picture(warm.model, row)
 
 # %% [markdown]
@@ -303,17 +301,15 @@ def with_hidden(source: str, target: str, by_looks: bool) -> list[int]:
 some = rows["test"][: 8 if QUICK else 120]
 before = say(warm.model, [both.encode(row["src"], max_length=64) for row in some])
 for what, by_looks in ("most looked at", True), ("at random", False):
-    hidden = [
-        with_hidden(row["src"], both.decode(ids, skip_special=True), by_looks)
-        for row, ids in zip(some, before, strict=True)
-    ]
+    verdicts = (both.decode(ids, skip_special=True) for ids in before)
+    hidden = [with_hidden(row["src"], said, by_looks) for row, said in zip(some, verdicts, strict=True)]
     changed = sum(a != b for a, b in zip(before, say(warm.model, hidden), strict=True))
     print(f"three words hidden, {what:15}: {changed / len(some):.2f} of the verdicts change")
 
 # %% [markdown]
 # If the first share is larger, the picture says something about this model; the smaller the difference,
-# the less. It never says why a verdict was given: what a word's vector holds when it is looked at, two layers of reading
-# have gathered from all words of the review.
+# the less. It never says why a verdict was given: what a word's vector holds when it is looked at, two
+# layers of reading have gathered from all words of the review.
 #
 # ## 8. Both ways round
 #
@@ -388,9 +384,7 @@ def check_strangers(answer):
             f"for {targets[:6]} return each of 0 to {len(targets) - 1} once, not {str(got)[:60]}"
         )
         same = sum(targets[i] == targets[j] for i, j in enumerate(got))
-        assert not same, (
-            f"of {len(targets)} rows with targets {targets[:6]} …, {same} get a source with their own target"
-        )
+        assert not same, f"of {len(targets)} rows ({targets[:6]} …), {same} get a source with their own target"
 
 
 try_(2, check_strangers, strangers)
