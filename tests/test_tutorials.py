@@ -472,6 +472,40 @@ def shared_among_all(logits, target, hidden):
     return (losses * hidden).sum() / (target != IGNORE).sum()
 
 
+# 11: bert to bert
+
+
+def weigh(queries, keys, mask):
+    scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
+    return scores.masked_fill(~mask[:, None, None], -torch.inf).softmax(-1)
+
+
+def zeroed_behind_the_softmax(queries, keys, mask):
+    return (queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5).softmax(-1) * mask[:, None, None]
+
+
+def strangers(targets):
+    order = sorted(range(len(targets)), key=lambda i: targets[i])
+    half = len(order) // 2
+    given = dict(zip(order, order[half:] + order[:half], strict=True))
+    return [given[i] for i in range(len(targets))]
+
+
+def the_row_before(targets):
+    return [(i - 1) % len(targets) for i in range(len(targets))]
+
+
+def may_see(mask):
+    T = mask.shape[1]
+    past = torch.ones(T, T, dtype=torch.bool).tril()
+    return past & mask[:, :, None] & mask[:, None] | torch.eye(T, dtype=torch.bool)
+
+
+def only_the_past(mask):
+    T = mask.shape[1]
+    return torch.ones(T, T, dtype=torch.bool).tril().expand(len(mask), T, T)
+
+
 ANSWERS = {  # file: {exercise: (right, plausible wrong)}
     "01_what_fine_tuning_is.py": {
         "mean_loss": (mean_loss, log_of_softmax),
@@ -523,6 +557,11 @@ ANSWERS = {  # file: {exercise: (right, plausible wrong)}
         "several": (several, references_added_up),
         "smoothed_loss": (smoothed_loss, shared_among_the_others),
         "not_better": (not_better, drawn_for_each),
+    },
+    "11_bert_to_bert.py": {
+        "weigh": (weigh, zeroed_behind_the_softmax),
+        "strangers": (strangers, the_row_before),
+        "may_see": (may_see, only_the_past),
     },
     "12_denoising.py": {
         "restore": (restore, one_after_another),
