@@ -67,9 +67,9 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     learning, total = adapters.choose(model, options.tune)
     model.recompute = options.recompute
     size = next(model.parameters()).shape[1], len(model.blocks)  # the first parameter is the embedding, (V, C)
-    bolder = getattr(TASKS[task], "bolder", 1.0)
-    fresh_lr = options.lr or bolder * optim.usual_rate(*size, "all")  # of the random baseline, all of which learns
-    options.lr = options.lr or bolder * optim.usual_rate(*size, options.tune)
+    fresh_lr, options.lr = (  # of the random baseline, all of which learns; of this run
+        options.lr or getattr(worker, "bolder", 1.0) * optim.usual_rate(*size, tune) for tune in ("all", options.tune)
+    )
     options.lr_new = options.lr_new or optim.usual_new_rate(options.lr, model.FAMILY, options.tune)
 
     name = "yours" if "model" in memory else options.model
