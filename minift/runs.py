@@ -67,9 +67,8 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     learning, total = adapters.choose(model, options.tune)
     model.recompute = options.recompute
     size = next(model.parameters()).shape[1], len(model.blocks)  # the first parameter is the embedding, (V, C)
-    fresh_lr, options.lr = (  # of the random baseline, all of which learns; of this run
-        options.lr or getattr(worker, "bolder", 1.0) * optim.usual_rate(*size, tune) for tune in ("all", options.tune)
-    )
+    usual = lambda tune: options.lr or getattr(worker, "bolder", 1.0) * optim.usual_rate(*size, tune)
+    fresh_lr, options.lr = usual("all"), usual(options.tune)  # of the random baseline, all of which learns; of this run
     options.lr_new = options.lr_new or optim.usual_new_rate(options.lr, model.FAMILY, options.tune)
 
     name = "yours" if "model" in memory else options.model

@@ -161,7 +161,7 @@ print(f"loss {summed / count:.2f} a token; evenly among {both.vocab_size} tokens
 # noun agree. About 40 seconds a run.
 
 # %%
-LR, LR_NEW = 3e-4, 2e-3
+LR, LR_NEW = 3e-4, 1e-3
 
 
 def judged(found: list[str], rows: list[dict]) -> dict[str, float]:
@@ -184,7 +184,7 @@ def predicted(run) -> list[str]:
 
 def trained(name: str, model: str, **more):
     """Fine-tune, judge by the test rows, print a line; returns the run."""
-    settings = {"lr": LR, "lr_new": LR_NEW, "epochs": 1 if QUICK else 4, "batch_size": 16, "max_length": 64} | more
+    settings = {"lr": LR, "lr_new": LR_NEW, "epochs": 1 if QUICK else 6, "batch_size": 16, "max_length": 64} | more
     run = minift.finetune("translate", model=model, out=work / name.replace(" ", "-"), **rows, **settings)
     found = predicted(run)
     shares = "   ".join(f"{what} {share:.2f}" for what, share in judged(found, rows["test"]).items())
