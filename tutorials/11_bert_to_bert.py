@@ -198,8 +198,9 @@ cold = trained("cold", f"bert2bert:random:{READER},{french}")
 # %% [markdown]
 # Chance would have 0.10, 0.20 and 0.50. Both learned to write: every verdict agrees. But cold has learned
 # *only* to write. In a thousand reviews it has not found out what English words mean, and has fallen back
-# on what can be had without reading: a sentence that occurs. Warm knows most of the nouns; whether
-# somebody was pleased is the harder question, as it was in tutorial 05.
+# on what can be had without reading: sentences that occur. Warm knows most of the nouns. Whether somebody
+# was pleased is the harder question, as it was in tutorial 05, and there it is little better than chance:
+# a classifier's head reads from the encoder at once, while our writer must first learn to look at it.
 #
 # ## 5. Two rates
 #
@@ -217,9 +218,9 @@ for name, run in {"warm": warm, "one high rate": hasty}.items():
     print(f"{name:16} moved the reader's layers by {math.sqrt(far / size):.0%} of their length")
 
 # %% [markdown]
-# At the high rate the reader's layers are moved far from what they were, and it reads no better than
+# At the high rate the reader's layers move farther from what they were, and it reads hardly better than
 # the cold one: the first steps, whose gradients come through cross-attentions that are still noise, have
-# overwritten what it knew. (A little warm-up helps against that; two rates help more.)
+# overwritten much of what it knew. (Warm-up helps against that, and there is some; two rates help more.)
 #
 # ## 6. Does it read at all?
 #
@@ -275,9 +276,9 @@ for row in (short or rows["test"])[:3]:
     picture(warm.model, row)
 
 # %% [markdown]
-# A picture like this is easily believed. Do the words that it looked at matter? Hide the three that the
-# adjective looked at most behind `[MASK]`, and count how often the verdict changes; then hide three words
-# drawn at random. The cell takes a few seconds.
+# A picture like this is easily believed. Do the words that it looked at matter? Hide the three that the noun
+# looked at most behind `[MASK]`, and count how often another noun is said; then hide three words drawn at
+# random. The cell takes a few seconds.
 
 # %%
 chance = random.Random(0)
@@ -293,7 +294,7 @@ def with_hidden(source: str, target: str, by_looks: bool) -> list[int]:
     ids = both.encode(source, max_length=64)
     _, _, weights = looks(warm.model, source, target)
     inner = range(1, len(ids) - 1)  # not [CLS] and [SEP]
-    line = weights[2].tolist()  # [CLS] Un bon …: that of the adjective
+    line = weights[3].tolist()  # [CLS] Un bon repas: that of the noun
     chosen = sorted(inner, key=lambda place: -line[place])[:3] if by_looks else chance.sample(inner, 3)
     return [both.source.mask if place in chosen else id for place, id in enumerate(ids)]
 
@@ -303,8 +304,8 @@ before = say(warm.model, [both.encode(row["src"], max_length=64) for row in some
 for what, by_looks in ("most looked at", True), ("at random", False):
     verdicts = (both.decode(ids, skip_special=True) for ids in before)
     hidden = [with_hidden(row["src"], said, by_looks) for row, said in zip(some, verdicts, strict=True)]
-    changed = sum(a != b for a, b in zip(before, say(warm.model, hidden), strict=True))
-    print(f"three words hidden, {what:15}: {changed / len(some):.2f} of the verdicts change")
+    changed = sum(a[3] != b[3] for a, b in zip(before, say(warm.model, hidden), strict=True))
+    print(f"three words hidden, {what:15}: {changed / len(some):.2f} of the nouns change")
 
 # %% [markdown]
 # If the first share is larger, the picture says something about this model; the smaller the difference,
