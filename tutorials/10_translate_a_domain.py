@@ -266,8 +266,8 @@ by_hand, (by_minift, count) = -log_p.gather(1, target[:, None]).sum(), loss_of(g
 print(f"loss by hand {by_hand:.4f}, by minift {by_minift:.4f}, over {count} tokens")
 
 # %% [markdown]
-# Pieces of a word that has begun are easy. Where there is a choice (*tu* or *vous*? this chart or that
-# map?) they are not. The loss is the sum over all of these, or their mean.
+# Most of it is easy, once what stands before is fed. *carte* is not: the model does not know what a
+# chart is. The loss is the sum over all of these, or their mean.
 #
 # **An invisible character.** Look at the question mark. Two tokens before it are half a character
 # each: together they are the *no-break space*, U+00A0, which French printers put before `?`, `!`, `:`
@@ -323,12 +323,13 @@ print(f"the least possible: {-most * math.log(most) - (V - 1) * each * math.log(
 #
 # As a command, with all rows and a choice of the best epoch by the validation rows, it is
 #
-#     minift finetune translate --model bart-nano-en-fr --train train.tsv --valid validation.tsv
-#         --test test.tsv --epochs 4 --lr 1e-3 --smoothing 0.1
+#     minift finetune translate
+#
+# where model, data and settings are what it takes if you say nothing else: four epochs, smoothing 0.1.
 #
 # Here we take two epochs, in batches of 16, and the last weights: what `minift.finetune` does in its
-# middle. (Epochs, rate and smoothing were fixed beforehand with `validation.tsv`.) The cell prints the
-# mean of the smoothed losses as it goes. About a minute on one core.
+# middle. (The rate was chosen by `validation.tsv`; two epochs, to save time.) The cell prints the mean
+# of the smoothed losses as it goes. About a minute on one core.
 
 # %%
 EPOCHS, RATE = 1 if QUICK else 2, 1e-3
@@ -480,8 +481,8 @@ for beams, penalty in (1, 1.0), (2, 1.0), (4, 1.0), (4, 0.0), (4, 2.0):
     print(f"{beams} beams, length_penalty {penalty}: {figures}")
 
 # %% [markdown]
-# Two beams bring some points for about half as much time again (how many, 60 rows cannot say); four
-# hardly bring more, for twice that. A model that is unsure, as ours is on board, gains most.
+# Two beams bring some points for up to twice the time (how many, 60 rows cannot say); four hardly bring
+# more, for twice that again. A model that is unsure, as ours is on board, gains most.
 #
 # And see what happens with penalty 0, where the likeliest text of all wins. Many are *empty*: to end
 # at once has a small probability, but a dozen words that are each uncertain have, multiplied, a
