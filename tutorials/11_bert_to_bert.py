@@ -294,7 +294,7 @@ def with_hidden(source: str, target: str, by_looks: bool) -> list[int]:
     ids = both.encode(source, max_length=64)
     _, _, weights = looks(warm.model, source, target)
     inner = range(1, len(ids) - 1)  # not [CLS] and [SEP]
-    line = weights[3].tolist()  # [CLS] Un bon repas: that of the noun
+    line = weights[3:4].sum(0).tolist()  # [CLS] Un bon repas: that of the noun, if there is one
     chosen = sorted(inner, key=lambda place: -line[place])[:3] if by_looks else chance.sample(inner, 3)
     return [both.source.mask if place in chosen else id for place, id in enumerate(ids)]
 
@@ -304,7 +304,7 @@ before = say(warm.model, [both.encode(row["src"], max_length=64) for row in some
 for what, by_looks in ("most looked at", True), ("at random", False):
     verdicts = (both.decode(ids, skip_special=True) for ids in before)
     hidden = [with_hidden(row["src"], said, by_looks) for row, said in zip(some, verdicts, strict=True)]
-    changed = sum(a[3] != b[3] for a, b in zip(before, say(warm.model, hidden), strict=True))
+    changed = sum(a[3:4] != b[3:4] for a, b in zip(before, say(warm.model, hidden), strict=True))
     print(f"three words hidden, {what:15}: {changed / len(some):.2f} of the nouns change")
 
 # %% [markdown]
