@@ -67,7 +67,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     learning, total = adapters.choose(model, options.tune)
     model.recompute = options.recompute
     size = next(model.parameters()).shape[1], len(model.blocks)  # the first parameter is the embedding, (V, C)
-    usual = lambda tune: options.lr or getattr(worker, "bolder", 1.0) * optim.usual_rate(*size, tune)
+    usual = lambda tune: options.lr or worker.rate_factor * optim.usual_rate(*size, tune)
     fresh_lr, options.lr = usual("all"), usual(options.tune)  # of the random baseline, all of which learns; of this run
     options.lr_new = options.lr_new or optim.usual_new_rate(options.lr, model.FAMILY, options.tune)
 

@@ -41,7 +41,9 @@ class Finetune:
         None, "times through the training rows (none: 3; translate: 4; mlm and denoise: 10)", metavar="N"
     )
     max_steps: int | None = option(None, "stop after so many steps instead", metavar="N")
-    lr: float | None = option(None, "peak learning rate (none: by the model's size, optim.usual_rate)", metavar="X")
+    lr: float | None = option(
+        None, "peak learning rate (none: by the model's size and the task, optim.usual_rate)", metavar="X"
+    )
     lr_new: float | None = option(
         None, "rate of what was drawn at random (none: --lr, for bert2bert ten times --lr)", metavar="X"
     )

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -405,7 +406,8 @@ def test_an_interruption_ends_with_code_130(called, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
 def test_control_c_in_the_middle_of_training_leaves_no_model(here):
-    process = python("-m", "minift", *(FINETUNE + "rows.tsv --max-steps 30000 --log-every 1").split())
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    process = python("-m", "minift", *(FINETUNE + "rows.tsv --max-steps 30000 --log-every 1").split(), preexec_fn=heard)
     log, end = here / "out" / "metrics.jsonl", time.monotonic() + 120
     while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)

@@ -5,10 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import minift
 from minift import data
 from minift.data import IGNORE
 from minift.errors import Error
@@ -153,3 +155,21 @@ def test_a_tokenizer_without_mask_and_sentinels_is_refused():
 def test_texts_without_a_word_are_refused():
     with pytest.raises(Error, match="nothing to learn"):
         Denoise(Words(), 40).training(data.read([{"text": "  "}]))
+
+
+def test_a_run_says_how_many_windows_it_has_and_its_folder_goes_on_to_translate(tmp_path):
+    said, folder = [], tiny.bart_folder(tmp_path / "bart")
+    texts = ["A good meal. The bad one again. " * 6, "The film was good. Never a bad meal."]
+    run = minift.finetune(
+        "denoise", said.append, model=folder, train=texts, valid=texts[:1], epochs=3, out=tmp_path / "a"
+    )
+    windows = Denoise(run.tokenizer, 24).training(data.read(texts))
+    tokens = sum(len(window["ids"]) for window in windows)
+    assert any(
+        line.startswith("train") and line.endswith(f"{tokens:,} tokens in {len(windows)} windows") for line in said
+    )
+    assert run.metrics["valid"]["loss"] < run.metrics["valid_before"]["loss"]
+    assert sum(line.count("  given  ") for line in said) == 2  # a damaged text, before and after
+    rows = [{"src": "a good meal", "tgt": "the bad one"}]
+    after = minift.finetune("translate", model=run.folder, train=rows * 4, valid=rows, max_steps=1, out=tmp_path / "b")
+    assert after.model.kind == "seq2seq" and after.train["steps"] == 1

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strings import varied
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, BertTokenizerFast, GPT2TokenizerFast
+from transformers import AutoTokenizer, BertTokenizer, BertTokenizerFast, GPT2TokenizerFast
 
 from minift.errors import Error
 from minift.tokenizers import load
@@ -103,6 +103,15 @@ def test_there_are_fewer_tokens_where_no_pair_is_left(tmp_path, train):
         assert tokens[256:] == ["aa", "aab", END]
     else:
         assert tokens == [*SPECIAL, "a", "b", "##a", "##b", "aa", "aab"]
+
+
+def test_a_cased_wordpiece_keeps_capitals_and_accents_and_transformers_reads_it_so(tmp_path):
+    texts = ["Une Élève l'a été.", "une eleve, une eau"] * 5
+    for lower, said in (True, "une eleve l ' a ete."), (False, "Une Élève l ' a été."):
+        trained = train_wordpiece(texts, 200, tmp_path / str(lower), lower=lower)
+        ids = trained.encode(texts[0])
+        assert trained.decode(ids, skip_special=True) == said
+        assert BertTokenizer.from_pretrained(tmp_path / str(lower))(texts[0]).input_ids == ids
 
 
 @pytest.mark.parametrize("train", [train_bpe, train_wordpiece])

@@ -182,3 +182,10 @@ def test_beams_serve_the_measuring_and_rouge_the_summaries(run, tmp_path):
     assert config["minift"] == {"task": "translate", "max_length": 20, "prefix": "a "}
     ready, _ = runs.ready(tmp_path / "rouge")
     assert (ready.prefix, ready.max_length) == ("a ", 20)
+
+
+def test_what_is_not_said_is_four_epochs_three_usual_rates_and_some_smoothing(folder, tmp_path):
+    minift.finetune("translate", model=folder, train=PAIRS * 2, valid=PAIRS, out=tmp_path / "a")
+    said = (tmp_path / "a" / "config.toml").read_text()
+    usual = runs.optim.usual_rate(32, 4, "all")
+    assert all(line in said for line in ("epochs = 4\n", f"lr = {3.0 * usual!r}\n", "smoothing = 0.1\n")), said

@@ -268,7 +268,7 @@ run = minift.finetune("lm", say=print, **settings)
 #
 # *after other*: what was forgotten. Reviews should have become dearer, by a tenth of a bit or so:
 # probabilities sum to 1, what the harbour's words gain others lose, and nothing told the model to
-# keep anything. (At the usual rate expect about two thirds of the gain, and reviews nearly as they
+# keep anything. (At the usual rate expect about three quarters of the gain, and reviews nearly as they
 # were. What is learned and what is forgotten go together.)
 #
 # It shows most on what the model knew best. The cell prints the bits per byte of a tale, as children's

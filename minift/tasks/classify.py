@@ -23,6 +23,7 @@ PAIR = ("text_b", "sentence2")  # ... and of the second's, where there is one
 class Classify:
     name, kinds = "classify", ("classify",)
     usual_batch, usual_epochs = 32, 3  # a batch is so many rows
+    rate_factor = 1.0  # its usual rate, in those of optim.usual_rate
     plain_text = shows_before = False
     then = 'minift predict {} "…"'
 

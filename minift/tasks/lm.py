@@ -24,6 +24,7 @@ TEXT = "text"
 class LM:
     name, kinds = "lm", ("lm",)
     usual_batch, usual_epochs = 4, 3  # a batch is so many rows: of 512 tokens, about 2,000 tokens
+    rate_factor = 1.0  # its usual rate, in those of optim.usual_rate
     truncated = 0  # long texts become several windows
     plain_text = shows_before = True
     then = 'minift generate {} --prompt "…"'

@@ -80,6 +80,7 @@ def main(given):
                 settings = {"epochs": given.epochs, "lr": given.lr, "lr_new": given.lr_new, "seed": given.seed}
                 settings |= {"max_length": 64, "smoothing": 0.1, "batch_size": 64, "device": given.device}
                 minift.finetune("translate", model=f"bert2bert:{','.join(sides)}", out=folder, **settings, **rows)
+            if not (folder / "shuffled.json").exists():
                 shuffled = runs.shuffle_test(folder, rows["test"][:500])["another's"]["bleu"]
                 (folder / "shuffled.json").write_text(json.dumps(shuffled), encoding="utf-8")
             curves[f"{task}, {way}"] = by_epoch(folder)
