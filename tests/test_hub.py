@@ -17,10 +17,12 @@ import pytest
 import tiny
 import torch
 from hub_server import commit, git, serving, sha256
-from transformers import AutoModel
+from test_unigram import marian_folder
+from transformers import AutoModel, MarianMTModel, MarianTokenizer
 
 import minift
 from minift import cli, download, files, hub
+from minift.models import bart
 
 torch.set_num_threads(1)
 
@@ -687,3 +689,42 @@ def test_a_published_model_is_downloaded_and_compared_with_its_published_figures
     assert "published as all-MiniLM-L6-v2" in err and err.count("as published") == 3 and "OTHERWISE" not in err
     cli.main(["check", name])
     assert capsys.readouterr().out.count("as published") == 3
+
+
+def test_a_published_translator_is_used_in_one_line(server, tmp_path, monkeypatch, capsys):
+    """As OPUS-MT's are published: two SentencePiece models, the ids in vocab.json, and never a <pad> said."""
+    name, folder = "Helsinki-NLP/opus-mt-en-fr", tmp_path / "marian"
+    folder.mkdir()
+    marian_folder(folder)
+    vocab = json.loads((folder / "vocab.json").read_text())
+    pad, sides = vocab["<pad>"], ("encoder", "decoder")
+    sizes = {f"{side}_{what}": n for side in sides for what, n in (("layers", 1), ("ffn_dim", 32))}
+    sizes |= {f"{side}_attention_heads": 2 for side in sides} | {"d_model": 16, "max_position_embeddings": 32}
+    config = bart.MarianConfig(vocab_size=len(vocab), pad_token_id=pad, decoder_start_token_id=pad, **sizes)
+    torch.manual_seed(0)
+    model = bart.Marian(config)
+    with torch.no_grad():
+        for p in model.parameters():  # wide enough that what is said depends on the source
+            p += torch.empty_like(p).uniform_(-0.4, 0.4)
+    model.generation = {"eos_token_id": 0, "bad_words_ids": [[pad]], "num_beams": 4, "max_length": 20}
+    model.generation |= {"pad_token_id": pad, "decoder_start_token_id": pad, "forced_eos_token_id": 0}
+    minift.save(model, None, folder)
+    source = "one good translator"
+    theirs = MarianMTModel.from_pretrained(folder)
+    ids = theirs.generate(**MarianTokenizer.from_pretrained(folder)([source], return_tensors="pt"))[0].tolist()
+    expected = minift.load_tokenizer(folder).decode(ids, skip_special=True)
+    with serving({name: {path.name: path.read_bytes() for path in folder.iterdir()}}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        cli.main(["predict", name, source])
+        assert json.loads(capsys.readouterr().out) == {"text": source, "prediction": expected}
+        (cached,) = minift.predict(name, ["one"])
+        assert expected and cached["prediction"] != expected
+
+
+@pytest.mark.parametrize("missing", ["source.spm", "target.spm", "vocab.json"])
+def test_a_marian_folder_that_lacks_a_file_is_not_whole(tmp_path, missing):
+    for name in {"config.json", "model.safetensors", "source.spm", "target.spm", "vocab.json"} - {missing}:
+        (tmp_path / name).touch()
+    assert hub.lacks(tmp_path) == [missing]
+    (tmp_path / missing).touch()
+    assert hub.lacks(tmp_path) == []
