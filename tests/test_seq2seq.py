@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+import two_stacks
 from transformers import BartConfig, BartForConditionalGeneration, MarianConfig, MarianMTModel
 from transformers.initialization import no_init_weights
 
@@ -140,129 +141,49 @@ def test_logits_and_files_of_every_published_shape(name, tmp_path):
     same_both_ways(copy.deepcopy(PUBLISHED[name]), tmp_path)
 
 
-@torch.no_grad()
 @odd
 def test_padding_on_either_side_is_inert(name, pairs):
-    _, model = pairs(name)
-    src, tgt = torch.randint(3, 60, (1, 9)), torch.randint(3, 60, (1, 6))
-    alone = model(src, tgt)[0]
-    for left, right, before, after in (3, 0, 0, 2), (0, 4, 5, 0), (2, 2, 3, 3), (0, 0, 0, 0):
-        pads = lambda ids, a, b: torch.nn.functional.pad(ids, (a, b), value=7)
-        masks = [pads(torch.ones_like(x), a, b) * 0 for x, a, b in ((src, left, right), (tgt, before, after))]
-        masks[0][:, left : left + 9], masks[1][:, before : before + 6] = 1, 1
-        for kind in (torch.long, torch.bool):
-            found = model(pads(src, left, right), pads(tgt, before, after), *(mask.to(kind) for mask in masks))
-            torch.testing.assert_close(found[0, before : before + 6], alone, rtol=0, atol=2e-5)
+    two_stacks.padding_is_inert(pairs(name)[1], 2e-5)
 
 
-@torch.no_grad()
 @odd
 def test_pairs_packed_in_one_row_do_not_meet(name, pairs):
-    _, model = pairs(name)
-    src, tgt = torch.randint(3, 60, (1, 12)), torch.randint(3, 60, (1, 11))
-    numbers = torch.tensor([[1] * 5 + [2] * 7]), torch.tensor([[1] * 8 + [2] * 3])
-    packed = model(src, tgt, *numbers)
-    apart = model(src[:, :5], tgt[:, :8]), model(src[:, 5:], tgt[:, 8:])
-    torch.testing.assert_close(packed, torch.cat(apart, 1), rtol=0, atol=2e-5)
+    two_stacks.packed_pairs_do_not_meet(pairs(name)[1], 2e-5)
 
 
-@torch.no_grad()
 @odd
 def test_the_future_of_the_target_is_invisible_and_the_source_is_not(name, pairs):
-    _, model = pairs(name)
-    src, tgt = torch.randint(3, 60, (2, 9)), torch.randint(3, 60, (2, 8))
-    logits = model(src, tgt)
-    later = tgt.clone()
-    later[:, 5] = (later[:, 5] - 2) % 57 + 3
-    changed = (model(src, later) != logits).any(-1).any(0)
-    assert changed.nonzero()[:, 0].tolist() == [5, 6, 7]
-    other = src.clone()
-    other[:, 8] = (other[:, 8] - 2) % 57 + 3
-    assert (model(other, tgt) != logits).any(-1).all()
+    two_stacks.the_future_is_invisible_and_the_source_is_not(pairs(name)[1])
 
 
-@torch.no_grad()
 @odd
 @pytest.mark.parametrize("pieces", [[1] * 8, [3, 1, 4], [5, 3]])
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_cache_changes_nothing(name, pairs, pieces, masked):
-    _, model = pairs(name)
-    src, tgt = torch.randint(3, 60, (3, 9)), torch.randint(3, 60, (3, 8))
-    src_mask = tgt_mask = None
-    if masked:
-        src_mask = torch.arange(9) < torch.tensor([[9], [4], [1]])
-        tgt_mask = torch.arange(8) >= torch.tensor([[0], [2], [0]])  # padded on the left, as prompts are
-    expected = model(src, tgt, src_mask, tgt_mask)
-    memory, cache, found, done = model.encode(src, src_mask), {}, [], 0
-    for size in pieces:
-        seen = None if tgt_mask is None else tgt_mask[:, : done + size]
-        found.append(model.head(model.decode(tgt[:, done : done + size], memory, src_mask, seen, cache)))
-        done += size
-    real = slice(None) if tgt_mask is None else tgt_mask
-    torch.testing.assert_close(torch.cat(found, 1)[real], expected[real], rtol=0, atol=2e-5)
+    model = pairs(name)[1]
+    cache = two_stacks.a_cache_changes_nothing(model, pieces, masked, 2e-5)
+    assert list(cache) == [key for i in range(model.config.decoder_layers) for key in (i, (i, "cross"))]
 
 
 @odd
-def test_a_source_without_a_token_gives_finite_logits_and_gradients(name, pairs):
-    model = copy.deepcopy(pairs(name)[1]).train()
-    src, tgt = torch.randint(3, 60, (2, 5)), torch.randint(3, 60, (2, 4))
-    src_mask = torch.tensor([[True] * 5, [False] * 5])
-    out = model(src, tgt, src_mask)
-    out.sum().backward()
-    assert out.isfinite().all()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+def test_a_row_without_a_token_gives_finite_logits_and_gradients(name, pairs):
+    two_stacks.an_empty_row_is_finite(pairs(name)[1])
 
 
 @odd
 def test_recomputing_gives_the_same_gradients(name, pairs):
-    grads = []
-    for recompute in (False, True):
-        model = copy.deepcopy(pairs(name)[1]).train()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        model.recompute = recompute
-        torch.manual_seed(0)
-        src, tgt = torch.randint(3, 60, (2, 5)), torch.randint(3, 60, (2, 4))
-        model(src, tgt).square().sum().backward()
-        grads.append([p.grad for p in model.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    two_stacks.recomputing_gives_the_same_gradients(pairs(name)[1])
 
 
 @odd
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 def test_twenty_steps_of_training_are_those_of_transformers(name, pairs, dtype, most):
-    """Law 8: the same batches, dropout off, AdamW."""
-    theirs, ours = (copy.deepcopy(model).train().to(dtype) for model in pairs(name))
-    losses = [[], []]
-    for model in (theirs, ours):
-        for module in model.modules():
-            for what in ("dropout", "attention_dropout", "activation_dropout", "p"):
-                if isinstance(getattr(module, what, None), float):
-                    setattr(module, what, 0.0)
-    optimizers = [torch.optim.AdamW(model.parameters(), lr=3e-4) for model in (theirs, ours)]
-    config = ODD[name]
-    pad = config.pad_token_id
-    for step in range(20):
-        torch.manual_seed(step % 2)
-        lengths = [torch.randint(3, 12, (4, 1)) for _ in range(2)]
-        masks = [torch.arange(12) < length for length in lengths]
-        src, target = (torch.where(mask, torch.randint(3, 59, (4, 12)), pad) for mask in masks)
-        target = target.masked_fill(~masks[1], -100)
-        fed = torch.cat((torch.full((4, 1), ours.start), target[:, :-1].masked_fill(~masks[1][:, :-1], pad)), 1)
-        out = theirs(input_ids=src, attention_mask=masks[0].long(), labels=target)
-        logits = ours(src, fed, masks[0], masks[1])
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
-        for i, value in enumerate((out.loss, loss)):
-            optimizers[i].zero_grad()
-            value.backward()
-            optimizers[i].step()
-            losses[i].append(value.item())
-    assert losses[0] == pytest.approx(losses[1], abs=most) and losses[0][-1] < losses[0][0]
-    state = theirs.state_dict()
-    for key, tensor in ours.state_dict().items():  # (a bias of the keys has the gradient 0, in practice a rounding)
+    """Law 8"""
+    pad = ODD[name].pad_token_id
+    theirs, ours = two_stacks.twenty_steps_are_those_of_transformers(*pairs(name), pad, dtype, most)
+    for key, tensor in ours.items():  # (a bias of the keys has the gradient 0, in practice a rounding)
         if dtype == torch.float64 and not key.endswith("k_proj.bias"):
-            torch.testing.assert_close(tensor, state[key], rtol=0, atol=1e-7)
+            torch.testing.assert_close(tensor, theirs[key], rtol=0, atol=1e-7)
 
 
 def test_bare_files_of_bart_base_load_and_their_missing_bias_is_zero(tmp_path, pairs):

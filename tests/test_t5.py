@@ -8,13 +8,13 @@ import json
 
 import pytest
 import torch
+import two_stacks
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration, T5Model
 from transformers.initialization import no_init_weights
 from transformers.models.t5.modeling_t5 import T5Attention
 
 import minift
 from minift import pretrained, safetensors
-from minift.data import IGNORE
 from minift.errors import Error
 from minift.models import t5
 
@@ -103,10 +103,6 @@ def batch(vocab_size, longest=24):
     return src, tgt, *masks
 
 
-def some(*shape):
-    return torch.randint(3, 60, shape)
-
-
 @torch.no_grad()
 def logits(theirs, src, tgt, src_mask, tgt_mask):
     out = theirs(input_ids=src, attention_mask=src_mask.long(), decoder_input_ids=tgt)
@@ -180,101 +176,41 @@ def exact(pairs, name):
     return copy.deepcopy(pairs(name)[1]).double()
 
 
-@torch.no_grad()
 @odd
 def test_padding_on_either_side_is_inert(name, pairs):
-    model = exact(pairs, name)
-    src, tgt = some(1, 9), some(1, 6)
-    alone = model(src, tgt)[0]
-    for left, right, before, after in (3, 0, 0, 2), (0, 4, 5, 0), (2, 2, 3, 3), (0, 0, 0, 0):
-        pads = lambda ids, a, b: torch.nn.functional.pad(ids, (a, b), value=7)
-        masks = [pads(torch.ones_like(x), a, b) * 0 for x, a, b in ((src, left, right), (tgt, before, after))]
-        masks[0][:, left : left + 9], masks[1][:, before : before + 6] = 1, 1
-        for kind in (torch.long, torch.bool):
-            found = model(pads(src, left, right), pads(tgt, before, after), *(mask.to(kind) for mask in masks))
-            torch.testing.assert_close(found[0, before : before + 6], alone, rtol=0, atol=1e-6)
+    two_stacks.padding_is_inert(exact(pairs, name), 1e-6)
 
 
-@torch.no_grad()
 @odd
 def test_pairs_packed_in_one_row_do_not_meet(name, pairs):
-    model = exact(pairs, name)
-    src, tgt = some(1, 12), some(1, 11)
-    packed = model(src, tgt, torch.tensor([[1] * 5 + [2] * 7]), torch.tensor([[1] * 8 + [2] * 3]))
-    apart = model(src[:, :5], tgt[:, :8]), model(src[:, 5:], tgt[:, 8:])
-    torch.testing.assert_close(packed, torch.cat(apart, 1), rtol=0, atol=1e-6)
+    two_stacks.packed_pairs_do_not_meet(exact(pairs, name), 1e-6)
 
 
-@torch.no_grad()
 @odd
 def test_the_future_of_the_target_is_invisible_and_the_source_is_not(name, pairs):
-    _, model = pairs(name)
-    src, tgt = some(2, 9), some(2, 8)
-    said = model(src, tgt)
-    for text, place, noticed in (tgt, 5, [5, 6, 7]), (src, 8, list(range(8))):
-        other = text.clone()
-        other[:, place] = (other[:, place] - 2) % 57 + 3
-        changed = (model(*((src, other) if text is tgt else (other, tgt))) != said).any(-1).any(0)
-        assert changed.nonzero()[:, 0].tolist() == noticed
+    two_stacks.the_future_is_invisible_and_the_source_is_not(pairs(name)[1])
 
 
-@torch.no_grad()
 @odd
 @pytest.mark.parametrize("pieces", [[1] * 26, [3, 1, 22]])
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_cache_changes_nothing(name, pairs, pieces, masked):
     model = exact(pairs, name)
-    src, tgt = some(3, 9), some(3, 26)
-    src_mask = tgt_mask = None
-    if masked:
-        src_mask = torch.arange(9) < torch.tensor([[9], [4], [1]])
-        tgt_mask = torch.arange(26) >= torch.tensor([[0], [2], [0]])  # padded on the left, as prompts are
-    expected = model(src, tgt, src_mask, tgt_mask)
-    memory, cache, found, done = model.encode(src, src_mask), {}, [], 0
-    for size in pieces:
-        seen = None if tgt_mask is None else tgt_mask[:, : done + size]
-        found.append(model.head(model.decode(tgt[:, done : done + size], memory, src_mask, seen, cache)))
-        done += size
-    real = slice(None) if tgt_mask is None else tgt_mask
-    torch.testing.assert_close(torch.cat(found, 1)[real], expected[real], rtol=0, atol=1e-6)
+    cache = two_stacks.a_cache_changes_nothing(model, pieces, masked, 1e-6)
     assert list(cache) == [key for i in range(model.config.num_decoder_layers) for key in (i, (i, "cross"))]
 
 
 @odd
 def test_a_row_without_a_token_gives_finite_logits_and_gradients(name, pairs):
-    model = copy.deepcopy(pairs(name)[1]).train()
-    src, tgt, empty = some(2, 5), some(2, 4), torch.tensor([[True], [False]])
-    for masks in (empty.expand(2, 5),), (empty.expand(2, 5), empty.expand(2, 4)), (None, empty.expand(2, 4)):
-        out = model(src, tgt, *masks)
-        out.sum().backward()
-        assert out.isfinite().all()
-        assert all(p.grad.isfinite().all() for p in model.parameters())
+    two_stacks.an_empty_row_is_finite(pairs(name)[1])
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
-def without_dropout(model):
-    for module in model.modules():
-        for what in ("dropout", "p"):
-            if isinstance(getattr(module, what, None), float):
-                setattr(module, what, 0.0)
-    return model
-
-
 @pytest.mark.parametrize("name", ["1.0", "1.1"])
 def test_recomputing_gives_the_same_gradients(name, pairs):
-    grads, kept, (src, tgt) = [], [], (some(2, 5) for _ in "12")
-    for recompute in (False, True):
-        model = without_dropout(copy.deepcopy(pairs(name)[1])).train()
-        model.recompute, saved = recompute, []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t) or t, lambda t: t):
-            loss = model(src, tgt).square().sum()
-        loss.backward()
-        kept.append(len(saved))
-        grads.append([p.grad for p in model.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
-    assert kept[0] - kept[1] > 20 * len(model.blocks), kept
+    two_stacks.recomputing_gives_the_same_gradients(pairs(name)[1])
 
 
 @pytest.mark.parametrize(
@@ -282,27 +218,10 @@ def test_recomputing_gives_the_same_gradients(name, pairs):
     [(name, torch.float32, 1e-5) for name in ODD] + [(name, torch.float64, 1e-9) for name in [*ODD][:4]],
 )
 def test_twenty_steps_of_training_are_those_of_transformers(name, pairs, dtype, most):
-    """Law 8: the same batches, dropout off, AdamW."""
-    theirs, ours = (without_dropout(copy.deepcopy(model)).train().to(dtype) for model in pairs(name))
-    optimizers, losses = [torch.optim.AdamW(model.parameters(), lr=3e-4) for model in (theirs, ours)], [[], []]
-    for step in range(20):
-        torch.manual_seed(step % 2)
-        masks = [torch.arange(12) < torch.randint(3, 12, (4, 1)) for _ in range(2)]
-        src, target = (torch.where(mask, some(4, 12), 0) for mask in masks)
-        target = target.masked_fill(~masks[1], IGNORE)
-        fed = torch.cat((torch.full((4, 1), ours.start), target[:, :-1].masked_fill(~masks[1][:, :-1], 0)), 1)
-        out = theirs(input_ids=src, attention_mask=masks[0].long(), labels=target)
-        said = ours(src, fed, masks[0], masks[1])
-        loss = torch.nn.functional.cross_entropy(said.flatten(0, 1), target.flatten())
-        for i, value in enumerate((out.loss, loss)):
-            optimizers[i].zero_grad()
-            value.backward()
-            optimizers[i].step()
-            losses[i].append(value.item())
-    assert losses[0] == pytest.approx(losses[1], abs=most) and losses[0][-1] < losses[0][0]
-    state = theirs.state_dict()
-    for key, tensor in ours.state_dict().items():
-        off = (tensor - state[key]).abs()
+    """Law 8"""
+    theirs, ours = two_stacks.twenty_steps_are_those_of_transformers(*pairs(name), 0, dtype, most)
+    for key, tensor in ours.items():
+        off = (tensor - theirs[key]).abs()
         assert off.mean() < 1e-5 if dtype == torch.float32 else off.max() < 1e-7, key
 
 
@@ -340,13 +259,13 @@ def test_fresh_weights_are_spread_as_transformers_spreads_them(name, tmp_path):
             ), key
     assert hasattr(model, "lm_head") == (name == "1.1") and model.report.new == [*dict(model.named_parameters())]
     with torch.no_grad():
-        assert 0.1 < model(some(4, 9), some(4, 9)).std() < 3
+        assert 0.1 < model(two_stacks.some(4, 9), two_stacks.some(4, 9)).std() < 3
 
 
 @pytest.mark.parametrize("name", ["1.0", "1.1"])
 def test_cross_entropy_on_the_unembedding_is_that_of_the_logits(name, pairs):
     _, model = pairs(name)
-    src, tgt = some(2, 5), some(2, 4)
+    src, tgt = two_stacks.some(2, 5), two_stacks.some(2, 4)
     weight, bias = model.unembedding
     assert bias is None and torch.equal(model.hidden(src, tgt) @ weight.T, model(src, tgt))
 
@@ -354,7 +273,7 @@ def test_cross_entropy_on_the_unembedding_is_that_of_the_logits(name, pairs):
 @pytest.mark.parametrize("name", ["1.0", "1.1"])
 def test_in_bfloat16_it_is_about_the_same_and_norms_are_measured_in_float32(name, pairs):
     _, model = pairs(name)
-    src, tgt, mask = some(2, 7), some(2, 5), torch.tensor([[True] * 7, [False] * 3 + [True] * 4])
+    src, tgt, mask = two_stacks.some(2, 7), two_stacks.some(2, 5), torch.tensor([[True] * 7, [False] * 3 + [True] * 4])
     with torch.no_grad():
         right = model(src, tgt, mask)
         for half in copy.deepcopy(model).bfloat16(), None:
@@ -448,7 +367,7 @@ def test_a_model_without_a_head_of_its_own_is_read_with_its_table_of_words_and_h
     theirs, model = pairs("1.0")
     theirs.save_pretrained(tmp_path / "whole")
     T5Model.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "bare")
-    bare, (src, tgt) = minift.load_model(tmp_path / "bare"), (some(2, 5), some(2, 4))
+    bare, (src, tgt) = minift.load_model(tmp_path / "bare"), (two_stacks.some(2, 5), two_stacks.some(2, 4))
     assert torch.equal(bare(src, tgt), model(src, tgt))
     T5EncoderModel.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "half")
     with pytest.raises(Error, match=r"the weights (lack decoder|hold fewer)"):
