@@ -120,6 +120,18 @@ def test_the_example_of_the_module_holds():
     assert cut("▁un", "able", "un", "ab", "le") == ["▁", *"unable"]
 
 
+@pytest.mark.parametrize("last, found", [(-10.9, ["▁", "αβ", "γ"]), (-11.1, ["▁", "α", "βγ"])])
+def test_a_character_that_is_no_piece_costs_ten_more_than_the_dearest_piece(last, found):
+    """The known way costs 12 and that of γ, the other 12 + 10 for α and 1 for βγ."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(made("as it stands"))
+    del proto.pieces[3:]  # <unk> <s> </s> stay
+    for text, score in {"▁": -1.0, "αβ": -12.0, "γ": last, "βγ": -1.0}.items():
+        proto.pieces.add(piece=text, score=score, type=1)
+    raw = proto.SerializeToString()
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=raw).encode_as_pieces("αβγ")
+    assert [piece for piece, *_ in SentencePiece(read_model(raw, "m.model")).encode("αβγ")] == found == theirs
+
+
 def test_the_example_of_the_format_holds():
     raw = bytes.fromhex("0a0e 0a05e29681616e 150000 80c0 1801".replace(" ", ""))
     unknown = bytes.fromhex("0a09 0a053c756e6b3e 1802".replace(" ", ""))
