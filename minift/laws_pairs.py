@@ -15,8 +15,8 @@ from .tasks.denoise import Denoise
 from .tasks.translate import Translate
 
 __all__ = ["LAWS"]
-FAMILIES = "bart marian t5 t5-1.1"
-MASKED = "bart marian t5"  # who sees whom does not depend on T5's version
+FAMILIES = "bart marian t5 t5-1.1 bert2bert"
+MASKED = "bart marian t5 bert2bert"  # who sees whom does not depend on T5's version
 SRC, TGT = IDS, OTHER
 
 
@@ -38,6 +38,8 @@ def forward(family):
     equal("shape of the logits", tuple(logits.shape), (1, 4, 29))
     same("logits, by forward and step by step", logits, model.head(hidden))
     weight, bias = model.unembedding
+    if family == "bert2bert":  # BERT's vocabulary stands behind a layer of its own
+        hidden = model.decoder.cls.predictions(hidden)
     same("logits, by forward and by the unembedding", logits, hidden @ weight.T + (0 if bias is None else bias))
 
 

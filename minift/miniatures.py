@@ -23,6 +23,9 @@ CONFIG = {  # what it leaves out, such as which GELU and which epsilon, has the 
     "t5": {"d_model": 16, "d_kv": 6, "d_ff": 64, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
     | {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6, "decoder_start_token_id": 0},
 }
+SIDE = CONFIG["bert"] | {"model_type": "bert", "vocab_size": 29, "pad_token_id": 0}
+CONFIG["bert2bert"] = {"model_type": "encoder-decoder", "decoder_start_token_id": 1, "encoder": SIDE}
+CONFIG["bert2bert"] |= {"decoder": SIDE | {"is_decoder": True, "add_cross_attention": True}}
 CONFIG["t5-1.1"] = CONFIG["t5"] | {"model_type": "t5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 CONFIG["marian"] = CONFIG["bart"] | {"activation_function": "swish", "scale_embedding": True}
 # The tensors of a published file, as weight+bias. GPT-2 stores its matrices (in, out), BERT (out, in).
@@ -36,6 +39,9 @@ BERT = """bert.embeddings.word_embeddings.weight:29x16 bert.embeddings.position_
     bert.encoder.layer.*.attention.output.LayerNorm:16+16 bert.encoder.layer.*.intermediate.dense:64x16+64
     bert.encoder.layer.*.output.dense:16x64+16 bert.encoder.layer.*.output.LayerNorm:16+16 """
 MLM = "cls.predictions.transform.dense:16x16+16 cls.predictions.transform.LayerNorm:16+16 cls.predictions.bias:29"
+ACROSS = " ".join(entry.replace(".attention.", ".crossattention.") for entry in BERT.split() if ".attention." in entry)
+BERT2BERT = f"""{BERT.replace("bert.", "encoder.")} encoder.pooler.dense:16x16+16
+    {" ".join(f"decoder.{entry}" for entry in (BERT + ACROSS + " " + MLM).split())}"""
 SCORE, POOLED = "score.weight:3x16", "bert.pooler.dense:16x16+16 classifier:3x16+3"
 SEEN = " ".join(f"model.SIDE.layers.*.{{0}}.{name}_proj:16x16+16" for name in ("k", "v", "q", "out"))
 ENCODER = f"""{SEEN.format("self_attn")} model.SIDE.layers.*.self_attn_layer_norm:16+16
@@ -63,6 +69,7 @@ KINDS = {  # by family: kind, the name that config.json gives it, its tensors; f
     "marian": {"seq2seq": ("MarianMTModel", MARIAN)},
     "t5": {"seq2seq": ("T5ForConditionalGeneration", T5)},
     "t5-1.1": {"seq2seq": ("T5ForConditionalGeneration", GATED)},
+    "bert2bert": {"seq2seq": ("EncoderDecoderModel", BERT2BERT)},
 }
 FILES = {"marian": "bart", "t5-1.1": "t5"}  # the file in models/ of a family that does not bear its name
 HEADS = {"gpt2": ["score.weight"], "bert": ["classifier.bias", "classifier.weight"]}  # what fine-tuning adds
@@ -85,6 +92,8 @@ REFERENCE = {  # the logits of IDS, of the language models every thirtieth; the 
     ("seq2seq", "t5-1.1"): [-0.580986, 0.276433, 0.307818, 0.188242],
     ("losses", "t5"): [3.364793, 3.331808, 3.280972, 3.225512],
     ("losses", "t5-1.1"): [3.511674, 3.554305, 3.191687, 2.871734],
+    ("seq2seq", "bert2bert"): [-0.223675, -0.330531, 0.405801, -0.477871],
+    ("losses", "bert2bert"): [3.393667, 3.147826, 3.01547, 2.857636],
 }
 SMALL = (
     "wte.weight",

@@ -175,7 +175,7 @@ def broken(*families):
     return {name: shown for name, shown in found if shown}
 
 
-GPT2, BERT, BART, T5 = "models/gpt2", "models/bert", "models/bart", "models/t5"
+GPT2, BERT, BART, T5, TWO = (f"models/{name}" for name in ("gpt2", "bert", "bart", "t5", "bert2bert"))
 FUTURE2, PACKED2 = "the target's future is unseen", "packed pairs are strangers"
 CACHES, WRITTEN = "the caches change nothing", "batches are written as rows are"
 FED, PUT = "fed what came before", "what is hidden can be put back"
@@ -356,10 +356,16 @@ MISTAKES = {  # the file, the laws that break; what it says, what a learner writ
         "self.act(self.wi_0(x)) * self.wi_1(x)", "self.act(self.wi_1(x)) * self.wi_0(x)"),
     "T5 1.1 with the table of words as its head": (T5, (NUMERICS, STEPS),
         "(self.shared if self.config.tie_word_embeddings else self.lm_head).weight", "self.shared.weight"),
+    "a BERT that writes and sees ahead": (TWO, (FUTURE2, NUMERICS, MORE),
+        "causal = visible is None and x.shape[1] > 1", "causal = False"),
+    "a BERT that writes without looking": (TWO, (FUTURE2, NUMERICS, MORE),
+        "x = self.crossattention(x, source, across)", "pass"),
+    "the source's padding seen by a BERT": (TWO, (PADDING, MORE),
+        "across = (mine[:, :, None] == src_mask[:, None])[:, None]", "across = None"),
 }  # fmt: skip
 FAMILY_OF = {GPT2: "gpt2", BERT: "bert", "tokenizers/bpe": "bpe", "tokenizers/wordpiece": "wordpiece"}
 FAMILY_OF |= {BART: "bart", "tasks/translate": "bart translate", "tasks/denoise": "denoise"}
-FAMILY_OF |= {T5: "t5"} | dict.fromkeys([*MISTAKES][-3:], "t5-1.1")
+FAMILY_OF |= {T5: "t5", TWO: "bert2bert"} | dict.fromkeys([*MISTAKES][-6:-3], "t5-1.1")
 FAMILY_OF |= {"tasks/classify": "bert", "optim": "bert", "tasks/lm": "lm", "tasks/mlm": "mlm"}
 
 
