@@ -17,9 +17,9 @@ HOME = {
     "load_tokenizer": "pretrained",
     "save": "pretrained",
     "finetune": "runs",
-    "predict": "runs",
-    "evaluate": "runs",
-    "shuffle_test": "runs",
+    "predict": "use",
+    "evaluate": "use",
+    "shuffle_test": "use",
     "generate": "generation",
     "generate_ids": "generation",
 }

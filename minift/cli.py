@@ -140,10 +140,10 @@ def predict(commands):
     def run(args):
         if (args.text is None) == (args.input is None):
             raise Error("predict needs either a TEXT or --input F")
-        from . import data, files, runs
+        from . import data, files, use
 
         rows = data.read(args.input).rows if args.input else [{"text": args.text}]
-        predictions = runs.predict(args.model, args.input or rows, say=complain)
+        predictions = use.predict(args.model, args.input or rows, say=complain, **given(args, settings.Prompt))
         found = [row | prediction for row, prediction in zip(rows, predictions, strict=True)]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
         if args.output:
@@ -155,34 +155,38 @@ def predict(commands):
     parser = command(
         commands,
         "predict",
-        "What a classifier says of a text, or how a translator puts it; or of each row of a file.",
+        "What a classifier, or a prompted language model, says of a text, or how a translator puts it; for a file, of "
+        "each row.",
         'minift predict runs/classify-1 "Not bad at all."',
         run,
     )
-    parser.add_argument("model", metavar="MODEL", help="a run's folder, or a published translator or classifier")
+    parser.add_argument("model", metavar="MODEL", help="a run's folder, or a published model")
     parser.add_argument("text", metavar="TEXT", nargs="?", help="one text")
-    parser.add_argument("--input", metavar="F", help="rows: .tsv, .csv, .jsonl or .txt")
+    parser.add_argument("--input", "--data", metavar="F", help="rows: .tsv, .csv, .jsonl or .txt")
     parser.add_argument(
         "--output", metavar="F.jsonl", help="an object a row: its columns, prediction, scores (none: print)"
     )
+    add_flags(parser, settings.Prompt)
 
 
 def evaluate(commands):
     def run(args):
-        from . import runs
+        from . import use
 
-        print(json.dumps(runs.evaluate(args.model, args.data, args.task, say=complain), indent=2))
+        prompting = given(args, settings.Prompt)
+        print(json.dumps(use.evaluate(args.model, args.data, args.task, say=complain, **prompting), indent=2))
 
     parser = command(
         commands,
         "evaluate",
-        "The metrics of a fine-tuned model on labelled rows, as JSON.",
+        "The metrics of a fine-tuned or prompted model on labelled rows, as JSON.",
         "minift evaluate runs/classify-1 --data test.tsv",
         run,
     )
     parser.add_argument("model", metavar="MODEL", help="as for predict")
     parser.add_argument("--task", metavar="TASK", help="checked against the model's")
     parser.add_argument("--data", metavar="F", required=True, help="rows with labels")
+    add_flags(parser, settings.Prompt)
 
 
 def generate(commands):

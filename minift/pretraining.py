@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import data, files, optim, pretrained, runs, settings, tokenizers, train
+from . import data, files, optim, pretrained, runs, settings, tokenizers, train, use
 from .errors import Error, nearest
 from .models import bart, bert, gpt2
 from .tasks.denoise import Denoise
@@ -65,7 +65,7 @@ def pretrain(task: str, say=lambda line: None, **values) -> Path:
         held = worker.fixed(held)
 
     def collate(numbers):
-        return runs.on(options.device, worker.batch([example(row) for row in numbers]))
+        return use.on(options.device, worker.batch([example(row) for row in numbers]))
 
     history = train.train(
         model,
@@ -132,7 +132,7 @@ def table(task, tokenizer, options, folder, say):
         worker = Denoise(tokenizer, options.context)
         rows = data.read([row for path in options.text for row in data.read(path).rows])
     examples = worker.training(rows)
-    runs.say_cut(worker, say)
+    use.say_cut(worker, say)
     return worker, examples.__getitem__, [len(e["ids"]) + len(e.get("target", e["ids"])) for e in examples]
 
 
@@ -251,7 +251,7 @@ def held_loss(worker, model, examples: list[dict], options) -> float:
     model.eval()
     total, units = 0.0, 0
     for rows in data.length_batches([len(e["ids"]) for e in examples], options.batch_size, shuffle=False):
-        batch = runs.on(options.device, worker.batch([examples[i] for i in rows]))
+        batch = use.on(options.device, worker.batch([examples[i] for i in rows]))
         with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
             summed, count = worker.loss(model, batch)
         total, units = total + float(summed), units + count

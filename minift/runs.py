@@ -1,4 +1,4 @@
-"""One run: model, task, data and loop put together, and the run's folder. `finetune`, `predict`, `evaluate`."""
+"""One run: model, task, data and loop put together, and the run's folder: `finetune`."""
 
 import copy
 import ctypes
@@ -13,13 +13,9 @@ import torch
 from . import adapters, data, files, hub, optim, plots, pretrained, settings, train
 from .errors import Error, nearest
 from .tasks.classify import Classify
-from .tasks.denoise import Denoise
-from .tasks.lm import LM
-from .tasks.mlm import MLM
-from .tasks.translate import Translate
+from .use import TASKS, new_worker, on, outputs_of, pair, say_cut
 
 MEMORY = "(given in memory)"  # stands in the run's folder where a name or a path would
-TASKS = {task.name: task for task in (Classify, LM, MLM, Translate, Denoise)}
 EMBEDDED = {  # the model and the data set that a task takes when none is given
     "classify": ("bert-nano", "reviews"),
     "lm": ("gpt2-nano", "harbour"),
@@ -27,8 +23,8 @@ EMBEDDED = {  # the model and the data set that a task takes when none is given
     "translate": ("bart-nano-en-fr", "phrasebook"),
     "denoise": ("bart-nano-en-fr", "harbour"),
 }
-NAMES = {"train": "train", "valid": "validation", "test": "test"}  # a part, and its file in an embedded data set
 OTHER = hub.DATA / "reviews" / "test.tsv"  # what a language model may forget while it learns another text
+NAMES = {"train": "train", "valid": "validation", "test": "test"}  # a part, and its file in an embedded data set
 
 
 @dataclass
@@ -132,46 +128,6 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     return run
 
 
-def predict(model, rows, max_batch: int = 64, say=lambda line: None) -> list[dict]:
-    """A prediction for each text or row (see `data.read`): {"prediction", "scores"}, in order.
-
-    `model` is a folder, an embedded name or (module, tokenizer), fine-tuned for a task. `say` hears of texts cut."""
-    if isinstance(rows, str) and Path(rows).suffix.lower() not in data.PARSERS:
-        raise Error(f"'{data.short(rows)}' is the name of no data file; if it is a text, give it in a list: [text]")
-    worker, model = ready(model)
-    if not hasattr(worker, "predictions"):
-        there = worker.then.format("MODEL")
-        raise Error(f"predict is for classifiers and translators; this model is for {worker.name}: {there}")
-    examples = worker.examples(data.read(rows), labelled=False)
-    say_cut(worker, say)
-    return worker.predictions(outputs_of(worker, model, examples, max_batch))
-
-
-def evaluate(model, rows, task: str | None = None, say=lambda line: None) -> dict[str, float]:
-    """The task's metrics of a fine-tuned model (as for `predict`) on labelled rows. `say` hears of texts cut."""
-    worker, model = ready(model)
-    if task not in (None, worker.name):
-        raise Error(f"--task {task}: this model was fine-tuned for {worker.name}")
-    examples = worker.examples(data.read(rows))
-    say_cut(worker, say)
-    return worker.metrics(outputs_of(worker, model, examples, 2 * worker.usual_batch), examples)
-
-
-def shuffle_test(model, rows, say=lambda line: None) -> dict[str, dict[str, float]]:
-    """Does a translator read its source? {"own": its metrics, "another's": those of what it says when each row is given
-    the source of the row before}. If the second are not far below the first, the decoder writes from memory alone."""
-    worker, model = ready(model)
-    if worker.name != "translate":
-        raise Error(f"shuffle_test is for translators; this model is for {worker.name}")
-    examples = worker.examples(data.read(rows))
-    say_cut(worker, say)
-    moved = [mine | {"ids": other["ids"]} for mine, other in zip(examples, examples[-1:] + examples[:-1], strict=True)]
-    return {
-        name: worker.metrics(outputs_of(worker, model, some, 2 * worker.usual_batch), some)
-        for name, some in (("own", examples), ("another's", moved))
-    }
-
-
 # -- the steps of a run, in their order -------------------------------------------------------------------------------
 
 
@@ -234,21 +190,6 @@ def start(model, kinds: tuple, labels: list[str] | None):
     return pretrained.with_head(module, kinds, labels), tokenizer
 
 
-def new_worker(task: str, tokenizer, labels, limit: int, options):
-    if task == "classify":
-        return Classify(tokenizer, labels, options.regression, limit)
-    if task == "translate":
-        return Translate(tokenizer, limit, options.prefix, options.metric, options.smoothing, options.beams)
-    return TASKS[task](tokenizer, limit, options.seed, options.prompt)
-
-
-def pair(model):
-    """(module, tokenizer) as given in memory, if it is that."""
-    if isinstance(model, tuple | list) and len(model) == 2 and isinstance(model[0], torch.nn.Module):
-        return model
-    raise Error(f"model is a {type(model).__name__}; give a name, a folder, or (module, tokenizer) as minift.load does")
-
-
 def new_folder(task: str, out: str | None) -> Path:
     if out is None:
         return next(folder for n in range(1, 10**6) if not (folder := Path("runs") / f"{task}-{n}").exists())
@@ -296,23 +237,6 @@ def logger(folder: Path):
     return lambda entry: files.append_text(folder / "metrics.jsonl", json.dumps(entry) + "\n")
 
 
-def on(device, batch):
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-
-
-@torch.inference_mode()
-def outputs_of(worker, model, examples, size: int) -> torch.Tensor:
-    """(N, …) what the task's metrics are made from, a row for each example, in their order, on the CPU."""
-    model.eval()
-    device = next(model.parameters()).device
-    result = [None] * len(examples)
-    for rows in data.length_batches([len(example["ids"]) for example in examples], size, shuffle=False):
-        outputs = worker.outputs(model, on(device, worker.batch([examples[i] for i in rows])))
-        for i, row in zip(rows, outputs.cpu(), strict=True):
-            result[i] = row
-    return torch.stack(result)
-
-
 def assess(worker, model, examples, options):
     """(metrics, outputs) on examples."""
     with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
@@ -351,25 +275,6 @@ def write(run: Run, task, worker, options, memory, history):
         config.pad_token_id = run.tokenizer.eos
     run.model.config = config
     pretrained.save(run.model, run.tokenizer, run.folder)
-
-
-def ready(model):
-    """(the task's worker, module) of a fine-tuned model."""
-    module, tokenizer = pretrained.load(model) if isinstance(model, str | Path) else pair(model)
-    task = next((name for name, task in TASKS.items() if module.kind in task.kinds), None)
-    if task is None:
-        name = model if isinstance(model, str | Path) else "this model"
-        way_out = f"fine-tune it first: minift finetune classify --model {name}"
-        raise Error(f"{name}: has no head of {' or '.join(TASKS)}; {way_out}")
-    said, regression = module.config.extra.get("minift", {}), module.config.extra.get("problem_type") == "regression"
-    limit = said.get("max_length") or module.longest
-    options = settings.Finetune(regression=regression, prefix=said.get("prefix", ""))
-    return new_worker(task, tokenizer, module.config.labels, limit, options), module
-
-
-def say_cut(worker, say):
-    if worker.truncated:
-        say(f"           {worker.truncated:,} texts were longer than {worker.max_length} tokens and are cut")
 
 
 def shown(metrics: dict) -> str:

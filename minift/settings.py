@@ -156,3 +156,19 @@ class Generate:
     top_p: float | None = option(None, "sample among those that together reach this probability", metavar="X")
     beams: int | None = option(None, "search for the likeliest text with so many beginnings in hand", metavar="N")
     seed: int | None = option(None, "of the sampling", metavar="S")
+
+
+@dataclass
+class Prompt:
+    """Settings of `minift predict` and `minift evaluate` where a language model is prompted instead of fine-tuned."""
+
+    shots: int | None = option(
+        None, "prompt a language model with so many examples before each text, or with 0: none", metavar="K"
+    )
+    examples: str | None = option(
+        None, "labelled rows, which give the labels and the examples (none: the embedded reviews)", metavar="F"
+    )
+    template: str | None = option(
+        None, r"what is written for a text (none: '{text}\nLabel: {label}'); \n: a new line", metavar="T"
+    )
+    seed: int | None = option(None, "of the drawing of examples", metavar="S")

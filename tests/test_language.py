@@ -15,7 +15,7 @@ from hypothesis import strategies as some
 from transformers import BertForPreTraining, GPT2LMHeadModel
 
 import minift
-from minift import adapters, data, metrics, runs, safetensors, train
+from minift import adapters, data, metrics, safetensors, train, use
 from minift.data import IGNORE
 from minift.settings import Finetune
 from minift.tasks.lm import LM, packed
@@ -92,7 +92,7 @@ def test_the_strided_loss_is_that_of_one_long_window(folders):
     worker = LM(tokenizer, 48)
     examples = worker.examples(data.read([TEXTS[0]]))
     with torch.inference_mode():
-        found = worker.metrics(runs.outputs_of(worker, model, examples, 2), examples)
+        found = worker.metrics(use.outputs_of(worker, model, examples, 2), examples)
     assert found["loss"] == pytest.approx(expected.item(), abs=1e-6)
     assert found["perplexity"] == pytest.approx(math.exp(expected.item()), rel=1e-5)
     bits = expected.item() * (len(ids) - 1) / math.log(2) / len(TEXTS[0])

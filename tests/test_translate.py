@@ -11,7 +11,7 @@ import torch
 from transformers import BartForConditionalGeneration
 
 import minift
-from minift import data, metrics, runs
+from minift import data, metrics, runs, use
 from minift.data import IGNORE
 from minift.tasks.translate import Translate
 
@@ -180,7 +180,7 @@ def test_beams_serve_the_measuring_and_rouge_the_summaries(run, tmp_path):
     assert set(second.metrics["test"]) == {"rouge1", "rouge2", "rougeL"}
     config = json.loads((tmp_path / "rouge" / "config.json").read_text())
     assert config["minift"] == {"task": "translate", "max_length": 20, "prefix": "a "}
-    ready, _ = runs.ready(tmp_path / "rouge")
+    ready, _ = use.ready(tmp_path / "rouge")
     assert (ready.prefix, ready.max_length) == ("a ", 20)
 
 

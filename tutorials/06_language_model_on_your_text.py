@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 import minift
-from minift import adapters, data, generation, hub, optim, runs
+from minift import adapters, data, generation, hub, optim, use
 from minift.data import IGNORE
 from minift.tasks.lm import LM
 
@@ -212,7 +212,7 @@ some = data.read(held[:2] if QUICK else held)
 for T, stride in ((64, 64), (64, 32), (model.longest, model.longest // 2)):
     worker = LM(tokenizer, T)
     examples = worker.rows(some, stride)
-    found = worker.metrics(runs.outputs_of(worker, model, examples, max(1, 2048 // T)), examples)
+    found = worker.metrics(use.outputs_of(worker, model, examples, max(1, 2048 // T)), examples)
     print(f"T = {T:3}, stride {stride:3}: {len(examples):3} rows, {found['bits_per_byte']:.3f} bits per byte")
 
 # %% [markdown]

@@ -28,7 +28,7 @@ from itertools import pairwise
 import torch
 
 import minift
-from minift import data, hub, optim, runs
+from minift import data, hub, optim, use
 from minift.data import IGNORE
 from minift.tasks.denoise import Denoise
 from minift.tasks.translate import Translate
@@ -513,7 +513,7 @@ pairs = translate.training(data.read(hub.DATA / "phrasebook" / "train.tsv"))
 
 
 def translated(model):
-    outputs = runs.outputs_of(translate, model, to_translate, 40)
+    outputs = use.outputs_of(translate, model, to_translate, 40)
     return translate.metrics(outputs, to_translate), translate.texts(outputs[:3])
 
 

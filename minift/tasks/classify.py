@@ -55,23 +55,20 @@ class Classify:
         columns = [first, table.column(*PAIR)] if any(name in table.columns for name in PAIR) else [first]
         label = table.column("label") if labelled else None
         return [
-            {"ids": self.encode([row[name] for name in columns], table.where(i))}
+            self.inputs([row[name] for name in columns], table.where(i))
             | ({"target": self.target(table, i, label)} if labelled else {})
             for i, row in enumerate(table.rows)
         ]
 
     training = examples  # those to learn from are made in the same way
 
-    def encode(self, texts: list[str], where: str) -> list[int]:
-        """The ids of one text or of a pair."""
-        for value in texts:
-            if not isinstance(value, str):
-                raise Error(f"{where}: the text is {value!r}; it must be a string")
-        ids = self.tokenizer.encode(*texts)
+    def inputs(self, texts: list[str], where: str) -> dict:
+        """{"ids"} of one text or of a pair."""
+        ids = self.tokenizer.encode(*strings(texts, where))
         if self.max_length and len(ids) > self.max_length:
             self.truncated += 1
             ids = self.tokenizer.encode(*texts, max_length=self.max_length)
-        return ids or [self.tokenizer.eos or 0]  # GPT-2 has no ids for an empty text, and a row needs one
+        return {"ids": ids or [self.tokenizer.eos or 0]}  # GPT-2 has no ids for an empty text, and a row needs one
 
     def target(self, table, i, column):
         name = label_of(table, i, column)
@@ -158,6 +155,13 @@ class Classify:
                 verdict = f"{right}  {found['prediction']} {found['scores'][found['prediction']]:.2f}"
             lines.append(f"  {verdict:28}  {' '.join(joined(table.rows[i]).split())[:90]}")
         return "\n".join(lines)
+
+
+def strings(texts: list, where: str) -> list[str]:
+    for value in texts:
+        if not isinstance(value, str):
+            raise Error(f"{where}: the text is {value!r}; it must be a string")
+    return texts
 
 
 def label_of(table: data.Table, i: int, column: str) -> str:

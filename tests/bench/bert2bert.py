@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 import minift
-from minift import data, plots, pretrained, runs
+from minift import data, plots, pretrained
 from minift.models import bert
 from minift.tokenizers.training import train_wordpiece
 
@@ -81,7 +81,7 @@ def main(given):
                 settings |= {"max_length": 64, "smoothing": 0.1, "batch_size": 64, "device": given.device}
                 minift.finetune("translate", model=f"bert2bert:{','.join(sides)}", out=folder, **settings, **rows)
             if not (folder / "shuffled.json").exists():
-                shuffled = runs.shuffle_test(folder, rows["test"][:500])["another's"]["bleu"]
+                shuffled = minift.shuffle_test(folder, rows["test"][:500])["another's"]["bleu"]
                 (folder / "shuffled.json").write_text(json.dumps(shuffled), encoding="utf-8")
             curves[f"{task}, {way}"] = by_epoch(folder)
             test = json.loads((folder / "result.json").read_text("utf-8"))["metrics"]["test"]
