@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for add in (finetune, pretrain, predict, evaluate, generate, download, check, ls, verify):
+    for add in (finetune, compare, pretrain, predict, evaluate, generate, download, check, ls, verify):
         add(commands)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -69,9 +69,12 @@ def command(commands, name: str, help: str, example: str, run) -> argparse.Argum
     return parser
 
 
-def add_flags(parser, cls):
-    """A flag for each field of a settings class; what is not given stays out of the namespace."""
+def add_flags(parser, cls, leave=()):
+    """A flag for each field of a settings class, but those to leave out; what is not given stays out of the
+    namespace."""
     for f in fields(cls):
+        if f.name in leave:
+            continue
         kind = settings.plain(f.type)
         text = f.metadata["help"] + ("" if f.default is None or f.default is False else f" (default {f.default})")
         more = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": f.metadata.get("metavar")}
@@ -116,6 +119,26 @@ def finetune(commands):
         "--config", metavar="F.toml", help="settings from a file, a run's config.toml; flags go before it"
     )
     add_flags(parser, settings.Finetune)
+
+
+def compare(commands):
+    def run(args):
+        values = given(args, settings.Finetune)
+        from .compare import compare
+
+        compare(args.task, args.models, values.pop("tune"), say=lambda line: print(line, flush=True), **values)
+
+    parser = command(
+        commands,
+        "compare",
+        "Fine-tune several models, each in several ways, on the same rows; one table of them all, also as CSV and SVG.",
+        "minift compare classify --models kim-cnn,bert-nano --tune head,all --train train.tsv --test test.tsv",
+        run,
+    )
+    parser.add_argument("task", metavar="TASK", help="as for finetune")
+    for flag, default, what in ("--models", settings.MODELS, "models"), ("--tune", settings.TUNE, "ways to tune each"):
+        parser.add_argument(flag, metavar="A,B", default=default, help=f"{what}, with commas (default {default})")
+    add_flags(parser, settings.Finetune, leave=("model", "tune"))
 
 
 def pretrain(commands):

@@ -22,7 +22,7 @@ from minift.cli import main
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("finetune", "pretrain", "predict", "evaluate", "generate", "download", "check", "ls", "verify")
+COMMANDS = ("finetune", "compare", "pretrain", "predict", "evaluate", "generate", "download", "check", "ls", "verify")
 ROWS = tiny.rows(12)
 TABLE = "text\tlabel\n" + "".join(f"{row['text']}\t{row['label']}\n" for row in ROWS)
 

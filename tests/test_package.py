@@ -58,7 +58,7 @@ LAYERS = [
     {"train", "pretrained", "tasks/classify", "tasks/lm", "tasks/translate"},
     {"tasks/mlm", "tasks/denoise", "tasks/prompt", "miniatures"},
     {"use", "distill", "laws"},
-    {"runs"},
+    {"runs", "compare"},
     {"pretraining", "laws_pairs"},
     {"verify"},
     {"cli"},
