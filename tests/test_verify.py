@@ -124,7 +124,7 @@ def test_every_law_holds_as_shipped_well_within_thirty_seconds(capsys):
     assert time.perf_counter() - started < 30
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in lines[:-1]] == ["holds"] * len(verify.LAWS)
-    assert "gpt2       padding is inert ................. holds" in lines
+    assert "gpt2        padding is inert ................. holds" in lines
     assert lines[-1].startswith(f"all {len(verify.LAWS)} laws hold (")
 
 
@@ -396,7 +396,7 @@ def test_the_report_of_a_broken_law_has_its_words_its_number_and_where_to_look(m
         f"minift: 2 of {len(verify.LAWS)} laws are broken: gpt2: the published numerics; gpt2: twenty"
     )
     lines = out.splitlines()
-    at = lines.index("gpt2       the published numerics ........... BROKEN")
+    at = lines.index("gpt2        the published numerics ........... BROKEN")
     assert lines[at + 1].startswith(
         "    the law   With published weights a model gives the logits of the model that was"
     )
