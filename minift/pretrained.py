@@ -74,8 +74,8 @@ def load_model(name, kind: str | tuple | None = None, labels: list[str] | None =
     and writes with DEC), in float32, in eval mode.
 
     `kind` and `labels` ask for another head than the folder's own (of several kinds the folder's own, if it is one of
-    them, else the first that its family has): what it lacks of that head is drawn at random (from torch's generator) and
-    listed in `model.report.new`. Raises `Error` on anything else missing, misshapen or unknown.
+    them, else the first that its family has): what it lacks of that head is drawn at random (from torch's generator)
+    and listed in `model.report.new`. Raises `Error` on anything else missing, misshapen or unknown.
     """
     name = str(name)
     if name.startswith(hub.TWO):

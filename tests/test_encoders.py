@@ -397,11 +397,15 @@ def test_transformers_agrees_on_pairs(folder, tmp_path, family):
 
 @BOTH
 def test_hidden_words_are_learned_and_transformers_agrees_on_the_loss(folder, tmp_path, family):
-    how = {"lr": 1e-2, "epochs": 6, "device": "cpu", "max_length": 40, "batch_size": 2}
+    lines, how = [], {"lr": 1e-2, "epochs": 3, "device": "cpu", "max_length": 40, "batch_size": 2}
     texts = ["the good film was not bad and the meal was fine\n" * 4, "a dull film, very very dull"]
     start = minift.load(folder(family), "classify")  # whose head makes way: there is no "pretraining" here
-    run = minift.finetune("mlm", model=start, train=texts * 3, valid=texts, out=tmp_path / "run", **how)
+    run = minift.finetune(
+        "mlm", model=start, train=texts * 3, valid=texts, say=lines.append, out=tmp_path / "run", **how
+    )
     assert run.model.kind == "mlm" and run.metrics["valid"]["loss"] < run.metrics["valid_before"]["loss"]
+    shown = "\n".join(lines).partition("the likeliest three\n")[2].partition("\n\n")[0].split("\n")
+    assert shown and all(line.endswith(" …") for line in shown)  # a line a hidden word, whatever stands around it
     assert minift.evaluate(run.folder, texts) == pytest.approx(run.metrics["valid"], rel=1e-5)
     reference = AutoModelForMaskedLM.from_pretrained(run.folder).eval()
     ids = torch.tensor([run.tokenizer.encode(texts[1])])
