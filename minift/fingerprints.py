@@ -69,9 +69,20 @@ def sentence(text: str, count: int):
     return compute
 
 
+def corner(ids: list[int], of: str):
+    """The first three numbers at each of the first three tokens: of their "hidden" vectors or of their "logits"."""
+
+    def compute(model, tokenizer):
+        vectors = model.hidden(torch.tensor([ids])) if of == "hidden" else model(torch.tensor([ids]))
+        return vectors[0, :3, :3].flatten().tolist()
+
+    return compute
+
+
 COUNTING = "One two three four five six seven eight nine ten eleven"
 PARIS = "Paris is the [MASK] of France. It is [MASK] in Europe."
 DOG = [464, 3290, 373, 1043, 287, 257, 2214, 1474, 262, 16246, 286, 2688, 290, 2688, 27262, 13, 198, 198, 464, 3290]
+HELLO = [0, 31414, 232, 328, 740, 1140, 12695, 69, 46078, 1588, 2]  # "Hello world! …" as RoBERTa reads it
 MINILM = "asserted by an R package"  # found as an excerpt only, which does not name it
 VECTORS = {
     "This is an example sentence": [0.06765693, 0.06349593, 0.04871314, 0.07930495, 0.03744806, 0.00265273],
@@ -120,6 +131,37 @@ KNOWN = {  # sha256 of model.safetensors: (the name of the model, its figures)
                 [3007, 16.7249, 2284, 9.0452],
                 1e-3,
                 filled(PARIS),
+            )
+        ],
+    ),
+    "5bde1d28afb363d0103324efeb5afc8b2b397fe5e04beabb9b1ef355255ade81": (
+        "roberta-base",
+        [
+            Figure(
+                "logits of 'Hello world! …'",
+                "transformers, test_modeling_roberta.py, test_inference_masked_lm",
+                [33.8802, -4.3103, 22.7761, 4.6539, -2.8098, 13.6253, 1.8228, -3.6898, 8.8600],
+                1e-3,
+                corner(HELLO, "logits"),
+            ),
+            Figure(
+                "vectors of 'Hello world! …'",
+                "transformers, test_modeling_roberta.py, test_inference_no_head",
+                [-0.0231, 0.0782, 0.0074, -0.1854, 0.0540, -0.0175, 0.0548, 0.0799, 0.1687],
+                1e-4,
+                corner(HELLO, "hidden"),
+            ),
+        ],
+    ),
+    "5e3f1108e3cb34ee048634875d8482665b65ac713291a7e32396fb18f6ff0063": (
+        "distilbert-base-uncased",
+        [
+            Figure(
+                "vectors of the tokens 0 to 5",
+                "transformers, test_modeling_tf_distilbert.py, test_inference_masked_lm",
+                [0.192619, -0.137330, 0.411980, 0.221502, -0.074227, 0.390372, 0.227560, -0.089641, 0.370147],
+                1e-4,
+                corner([0, 1, 2, 3, 4, 5], "hidden"),
             )
         ],
     ),

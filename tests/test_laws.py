@@ -1,23 +1,24 @@
-"""The laws of DESIGN.md for both families, on tiny models. Run me: pytest tests/test_laws.py"""
+"""The laws of DESIGN.md for the families of one stack, on tiny models. Run me: pytest tests/test_laws.py"""
 
 import math
 import os
 from itertools import product
+from operator import attrgetter
 
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import BertForSequenceClassification, GPT2ForSequenceClassification
+import transformers
 
 import minift
 from minift import adapters, data, safetensors, train
-from minift.models import bert, gpt2
+from minift.models import bert, distilbert, gpt2, roberta
 from minift.settings import Finetune
 
 torch.set_num_threads(1)
 
-CLASS = {"gpt2": gpt2.GPT2, "bert": bert.BERT}
-LM = {"gpt2": "lm", "bert": "mlm"}
+CLASS = {cls.FAMILY: cls for cls in (gpt2.GPT2, bert.BERT, roberta.RoBERTa, distilbert.DistilBERT)}
+LM = {"gpt2": "lm", "bert": "mlm", "roberta": "mlm", "distilbert": "mlm"}
 FAMILIES = pytest.mark.parametrize("family", CLASS)
 KINDS = pytest.mark.parametrize(("family", "kind"), [(f, kind) for f in CLASS for kind in CLASS[f].ARCHITECTURES])
 VOCABULARY = 40
@@ -29,8 +30,15 @@ def config(family, dropout=0.0):
         rates = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), dropout)
         sizes = {"n_positions": 32, "n_embd": 16, "n_layer": 3, "n_head": 2}
         return gpt2.Config(vocab_size=VOCABULARY, labels=LABELS, **sizes, **rates)
+    if family == "distilbert":
+        rates = dict.fromkeys(("dropout", "attention_dropout", "seq_classif_dropout", "qa_dropout"), dropout)
+        sizes = {"max_position_embeddings": 32, "dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 24}
+        return distilbert.Config(vocab_size=VOCABULARY, labels=LABELS, **sizes, **rates)
     rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
     sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+    if family == "roberta":  # whose positions begin behind the padding's id
+        sizes |= {"max_position_embeddings": 33, "pad_token_id": 0}
+        return roberta.Config(vocab_size=VOCABULARY, labels=LABELS, **sizes, **rates)
     return bert.Config(vocab_size=VOCABULARY, labels=LABELS, max_position_embeddings=32, **sizes, **rates)
 
 
@@ -47,6 +55,11 @@ def tiny(family, kind, dropout=0.0):
 def text(length, seed=0):
     """ids (1, T); 0 stands for padding and is in no text."""
     return torch.randint(1, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(100 * length + seed))
+
+
+def has_pooled(family, kind):
+    """Whether there is one vector for a text: a BERT needs its pooler for that."""
+    return family != "bert" or kind not in ("mlm", "answer")
 
 
 def weights(model):
@@ -71,7 +84,7 @@ def test_forward_gives_logits_and_nothing_else(family, kind):
         assert model.hidden(ids).shape == (1, 5, 16) and model.pooled(ids).shape == (1, 16)
         return
     logits = model(ids)
-    assert logits.shape == ((1, len(LABELS)) if kind == "classify" else (1, 5, VOCABULARY))
+    assert logits.shape == {"classify": (1, len(LABELS)), "answer": (1, 5, 2)}.get(kind, (1, 5, VOCABULARY))
     assert torch.equal(logits, model.head(model.pooled(ids) if kind == "classify" else model.hidden(ids)))
 
 
@@ -80,8 +93,10 @@ def test_the_unembedding_is_what_the_head_multiplies_by(family):
     model = tiny(family, LM[family])
     hidden = model.hidden(text(5))
     weight, bias = model.unembedding
-    before = hidden if family == "gpt2" else model.cls.predictions(hidden)
-    close(F.linear(before, weight, bias), model.head(hidden))
+    if family != "gpt2":
+        transform = {"bert": "cls.predictions", "roberta": "lm_head", "distilbert": "transformed"}[family]
+        hidden = attrgetter(transform)(model)(hidden)
+    close(F.linear(hidden, weight, bias), model(text(5)))
 
 
 LENGTHS = [9, 2, 5, 12, 1, 7, 3, 3, 10, 4, 6]
@@ -168,8 +183,8 @@ def test_pads_left_or_right_change_no_answer(family, kind):
         wider, real = padded(ids, left, right)
         for mask in masks(real):
             close(model.hidden(wider, mask)[real], alone[0])
-            if kind != "mlm":
-                close(model.pooled(wider, mask), model.pooled(ids) if family == "bert" else alone[:, -1])
+            if has_pooled(family, kind):
+                close(model.pooled(wider, mask), alone[:, -1] if family == "gpt2" else model.pooled(ids))
             if kind == "classify":
                 close(model(wider, mask), model(ids))
 
@@ -196,8 +211,8 @@ def test_padding_learns_nothing(family, kind):
     ids[0, :5], mask[0, :5] = text(5)[0].clamp(max=38), True
     ids[1, 4:], mask[1, 4:] = text(4)[0].clamp(max=38), True
     model.hidden(ids, mask)[mask].square().sum().backward()
-    embedding = model.transformer.wte if family == "gpt2" else model.bert.embeddings.word_embeddings
-    assert embedding.weight.grad[ids[mask]].any(-1).all() and not embedding.weight.grad[pad].any()
+    embedding = next(model.parameters())  # of the words
+    assert embedding.grad[ids[mask]].any(-1).all() and not embedding.grad[pad].any()
 
 
 @KINDS
@@ -229,7 +244,7 @@ def test_a_row_without_any_token_gives_finite_outputs_and_gradients(family, kind
         ids = torch.cat([text(4), text(4, 1)])
         mask = masks(torch.tensor(rows)[:, None].expand(2, 4))[of]
         outputs = [model.hidden(ids, mask)]
-        outputs += [model.pooled(ids, mask)] if kind != "mlm" else []
+        outputs += [model.pooled(ids, mask)] if has_pooled(family, kind) else []
         outputs += [model(ids, mask)] if kind != "encoder" else []
         sum(out.square().sum() for out in outputs).backward()
         assert all(out.isfinite().all() for out in outputs)
@@ -266,8 +281,9 @@ def test_no_gradient_flows_from_a_token_to_a_later_one():
         assert gradient[0, : t + 1].any(-1).all() and not gradient[0, t + 1 :].any()
 
 
-def test_bert_looks_both_ways():
-    model, ids = tiny("bert", "encoder"), text(8)
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_bert_looks_both_ways(family):
+    model, ids = tiny(family, "encoder"), text(8)
     before = model.hidden(ids)
     for t in 0, 7:
         other = ids.clone()
@@ -429,12 +445,13 @@ def test_a_part_to_tune_that_is_not_there_is_an_error_that_lists_them(family, tu
 
 # A bias of the keys shifts all scores of a query alike, so its gradient is 0; in float32 it is a rounding instead, and
 # AdamW makes steps of that.
-KEYS = {"gpt2": ("c_attn.bias", slice(16, 32)), "bert": ("key.bias", slice(None))}
+KEYS = {"gpt2": ("c_attn.bias", slice(16, 32)), "distilbert": ("k_lin.bias", slice(None))}
+KEYS |= dict.fromkeys(("bert", "roberta"), ("key.bias", slice(None)))
 
 
 def plain_training(model, batches, lr, decay, warmup, clip):
     """What a user of transformers would write: (losses)."""
-    plain = ("bias", "LayerNorm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")
+    plain = ("bias", "LayerNorm.weight", "layer_norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")
     groups = [
         {"params": [p for name, p in model.named_parameters() if not name.endswith(plain)], "weight_decay": decay},
         {"params": [p for name, p in model.named_parameters() if name.endswith(plain)], "weight_decay": 0.0},
@@ -466,7 +483,7 @@ def test_twenty_steps_are_those_of_transformers_and_torch(family, clip, dtype, m
     ours = tiny(family, "classify").to(dtype)
     ours.config.pad_token_id = 0  # transformers finds a row's last token by it
     minift.save(ours, None, tmp_path / "start", dtype)
-    their_class = {"gpt2": GPT2ForSequenceClassification, "bert": BertForSequenceClassification}[family]
+    their_class = getattr(transformers, CLASS[family].ARCHITECTURES["classify"])
     theirs = their_class.from_pretrained(tmp_path / "start", dtype=dtype)
 
     epochs = [[[0, 1, 2], [3, 4], [5, 6, 7, 8], [9], [10, 0, 3]], [[1], [2, 9, 4, 7], [8, 10], [5, 3, 0], [6, 1]]] * 2
@@ -487,8 +504,10 @@ def test_twenty_steps_are_those_of_transformers_and_torch(family, clip, dtype, m
 
 # -- what learns ------------------------------------------------------------------------------------------------------
 
-HEAD = {"gpt2": ("score.",), "bert": ("classifier.",)}
+HEAD = {"gpt2": ("score.",), "bert": ("classifier.",), "roberta": ("classifier.",)}
+HEAD["distilbert"] = ("pre_classifier.", "classifier.")
 LAST = {"gpt2": ("transformer.h.2.", "transformer.ln_f."), "bert": ("bert.encoder.layer.2.", "bert.pooler.")}
+LAST |= {"roberta": ("roberta.encoder.layer.2.",), "distilbert": ("distilbert.transformer.layer.2.",)}
 
 
 @FAMILIES
@@ -498,11 +517,11 @@ def test_what_is_not_tuned_stays_bit_for_bit(family, tune):
     before = weights(model)
     parts = HEAD[family] + (LAST[family] if tune != "head" else ())
     if tune == "last:3":
-        parts += ("transformer.h.", "bert.encoder.")
+        parts += ("transformer.h.", "bert.encoder.", "roberta.encoder.", "distilbert.transformer.")
     expected = {name for name in before if name.startswith(parts) or tune == "all"}
     learning, total = adapters.choose(model, tune)
     train.train(model, [[[0, 1, 2], [3, 4], [5, 6, 7]]], collate, class_loss, options(lr=0.1))
-    unseen = {"gpt2": set(), "bert": {"bert.embeddings.token_type_embeddings.weight"}}[family]
+    unseen = {"bert.embeddings.token_type_embeddings.weight"} if family == "bert" else set()
     assert changed(before, model) | (unseen & expected) == expected
     assert learning == sum(before[name].numel() for name in expected)
     assert total == sum(p.numel() for p in before.values())
@@ -514,11 +533,11 @@ def test_dropout_does_not_blur_what_is_frozen(family):
     adapters.choose(model, "head")
     adapters.train_mode(model)
     assert torch.equal(model.pooled(text(6)), model.pooled(text(6)))
-    if family == "bert":  # whose head has a dropout
+    if family != "gpt2":  # whose head has no dropout
         assert not torch.equal(model(text(6)), model(text(6)))
     adapters.choose(model, "last:1")
     adapters.train_mode(model)
-    frozen = [model.transformer.drop] if family == "gpt2" else [model.bert.embeddings]
+    frozen = [model.transformer.drop if family == "gpt2" else getattr(model, family).embeddings]
     assert not any(module.training for module in [*frozen, *model.blocks[:-1]]) and model.blocks[-1].training
     adapters.choose(model, "all")
     adapters.train_mode(model)

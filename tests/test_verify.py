@@ -124,7 +124,7 @@ def test_every_law_holds_as_shipped_well_within_thirty_seconds(capsys):
     assert time.perf_counter() - started < 30
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in lines[:-1]] == ["holds"] * len(verify.LAWS)
-    assert "gpt2       padding is inert ................. holds" in lines
+    assert "gpt2        padding is inert ................. holds" in lines
     assert lines[-1].startswith(f"all {len(verify.LAWS)} laws hold (")
 
 
@@ -176,6 +176,7 @@ def broken(*families):
 
 
 GPT2, BERT, BART, T5, TWO = (f"models/{name}" for name in ("gpt2", "bert", "bart", "t5", "bert2bert"))
+ROBERTA, DISTIL = "models/roberta", "models/distilbert"
 FUTURE2, PACKED2 = "the target's future is unseen", "packed pairs are strangers"
 CACHES, WRITTEN = "the caches change nothing", "batches are written as rows are"
 FED, PUT = "fed what came before", "what is hidden can be put back"
@@ -218,6 +219,26 @@ MISTAKES = {  # the file, the laws that break; what it says, what a learner writ
         "position = visible.sum(-1) - 1", "position = torch.arange(S, S + T)"),
     "columns as positions in BERT": (BERT, (PADDING, PACKED),
         "visible.tril().sum(-1) - 1", "torch.arange(T)"),
+    "positions from row 0 in RoBERTa": (ROBERTA, (NUMERICS, STEPS),
+        "self.config.first + position", "position"),
+    "positions from row 2, wherever the padding is": (ROBERTA, (NUMERICS, STEPS),
+        "return self.pad_token_id + 1", "return 2"),
+    "RoBERTa's classifier without its tanh": (ROBERTA, (NUMERICS, STEPS),
+        "torch.tanh(self.dense(self.dropout(x)))", "self.dense(self.dropout(x))"),
+    "columns as positions in RoBERTa": (ROBERTA, (PADDING, PACKED),
+        "visible.tril().sum(-1) - 1", "torch.arange(T)"),
+    "a RoBERTa head that --tune head forgets": (ROBERTA, (HEAD, DROPOUT),
+        'for name in ("lm_head", "classifier", "qa_outputs")', 'for name in ("lm_head", "qa_outputs")'),
+    "the mask ignored in DistilBERT": (DISTIL, (PADDING, PACKED, MORE),
+        "visible = visible[:, None]", "visible = None"),
+    "tanh instead of exact GELU in DistilBERT": (DISTIL, (NUMERICS, STEPS),
+        '"gelu": F.gelu,', '"gelu": partial(F.gelu, approximate="tanh"),'),
+    "DistilBERT with GPT-2's epsilon": (DISTIL, (NUMERICS, STEPS),
+        "EPSILON = 1e-12", "EPSILON = 1e-5"),
+    "tanh instead of ReLU in DistilBERT's classifier": (DISTIL, (NUMERICS, STEPS),
+        "F.relu(self.pre_classifier(hidden))", "torch.tanh(self.pre_classifier(hidden))"),
+    "DistilBERT's classifier without dropout": (DISTIL, (DROPOUT,),
+        "self.dropout(F.relu(self.pre_classifier(hidden)))", "F.relu(self.pre_classifier(hidden))"),
     "the causal mask off by one": (GPT2, (FUTURE, MORE),
         ".tril(S)", ".tril(S + 1)"),
     "no causal mask without padding": (GPT2, (FUTURE, NUMERICS, MORE),
@@ -365,6 +386,7 @@ MISTAKES = {  # the file, the laws that break; what it says, what a learner writ
 }  # fmt: skip
 FAMILY_OF = {GPT2: "gpt2", BERT: "bert", "tokenizers/bpe": "bpe", "tokenizers/wordpiece": "wordpiece"}
 FAMILY_OF |= {BART: "bart", "tasks/translate": "bart translate", "tasks/denoise": "denoise"}
+FAMILY_OF |= {ROBERTA: "roberta", DISTIL: "distilbert"}
 FAMILY_OF |= {T5: "t5", TWO: "bert2bert"} | dict.fromkeys([*MISTAKES][-6:-3], "t5-1.1")
 FAMILY_OF |= {"tasks/classify": "bert", "optim": "bert", "tasks/lm": "lm", "tasks/mlm": "mlm"}
 
@@ -396,7 +418,7 @@ def test_the_report_of_a_broken_law_has_its_words_its_number_and_where_to_look(m
         f"minift: 2 of {len(verify.LAWS)} laws are broken: gpt2: the published numerics; gpt2: twenty"
     )
     lines = out.splitlines()
-    at = lines.index("gpt2       the published numerics ........... BROKEN")
+    at = lines.index("gpt2        the published numerics ........... BROKEN")
     assert lines[at + 1].startswith(
         "    the law   With published weights a model gives the logits of the model that was"
     )

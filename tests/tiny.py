@@ -1,11 +1,11 @@
-"""Three model folders of a few kilobytes, and rows to learn from, for the tests of whole runs."""
+"""Model folders of a few kilobytes, and rows to learn from, for the tests of whole runs."""
 
 import json
 
 import torch
 
 import minift
-from minift.models import bart, bert, gpt2
+from minift.models import bart, bert, distilbert, gpt2, roberta
 from minift.tokenizers.bpe import CHARACTERS
 
 WORDS = ["the", "film", "meal", "was", "good", "bad", "very", "not", "dull", "fine", "and", "never", "again"]
@@ -75,3 +75,28 @@ def bart_folder(path):
         "generation_config.json": json.dumps({**ends, "forced_eos_token_id": 2, "max_length": 24}),
     }
     return folder(path, bart.BART(config), files)
+
+
+def roberta_folder(path):
+    """A RoBERTa of two layers with random weights, for texts of up to 48 tokens; its BPE knows nine merges."""
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *CHARACTERS, *(merge.replace(" ", "") for merge in MERGES), "<mask>"]
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    config = roberta.Config(vocab_size=len(tokens), max_position_embeddings=50, **sizes)
+    files = {
+        "vocab.json": json.dumps({token: i for i, token in enumerate(tokens)}),
+        "merges.txt": "#version: 0.2\n" + "\n".join(MERGES) + "\n",
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "RobertaTokenizer"}),
+    }
+    return folder(path, roberta.RoBERTa(config, "mlm"), files)
+
+
+def distilbert_folder(path):
+    """A DistilBERT of two layers with random weights, uncased, for texts of up to 48 tokens; letters are tokens."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,!?'-"]
+    pieces += dict.fromkeys([*LETTERS, *("##" + c for c in LETTERS), *WORDS])
+    sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "max_position_embeddings": 48}
+    files = {
+        "vocab.txt": "\n".join(pieces) + "\n",
+        "tokenizer_config.json": json.dumps({"do_lower_case": True, "tokenizer_class": "DistilBertTokenizer"}),
+    }
+    return folder(path, distilbert.DistilBERT(distilbert.Config(vocab_size=len(pieces), **sizes), "mlm"), files)

@@ -85,8 +85,7 @@ class MLM(LM):
             guesses = zip(self.tokenizer.tokens(ids), p, strict=True)
             (truth,) = self.tokenizer.tokens(batch["target"][0, place : place + 1].tolist())
             around = batch["ids"][0, max(place - 6, 0) : place + 7].tolist()
-            lines.append(
-                f"  {truth:14} {', '.join(f'{guess} {chance:.2f}' for guess, chance in guesses):44}  "
-                f"… {self.tokenizer.decode(around)} …"
-            )
+            line = f"  {truth:14} {', '.join(f'{guess} {chance:.2f}' for guess, chance in guesses):44}  "
+            line += f"… {self.tokenizer.decode(around)} …"
+            lines.append(line.replace("\n", "\\n"))  # to RoBERTa a line's end is a token
         return "\n".join(["  hidden         the likeliest three", *lines])
