@@ -7,7 +7,6 @@ from torch import nn
 
 from . import lora, optim, settings
 from .errors import Error
-from .lora import LoRA
 
 USUAL = settings.Finetune()
 
@@ -37,7 +36,7 @@ def choose(model: nn.Module, tune: str, options: settings.Finetune = USUAL) -> t
             if rank > most:
                 raise Error(f"--lora-rank {rank}: {name} is {tuple(layer.weight.shape)}, of rank {most} at most")
         rest = options.lora_alpha, options.lora_dropout
-        lora.add(model, {name: LoRA(layer, rank, *rest) for name, layer in found.items()})
+        lora.add(model, {name: lora.LoRA(layer, rank, *rest) for name, layer in found.items()})
     if not any(p.requires_grad for p in model.parameters()):
         raise Error(f"--tune {tune}: this model has no head of its own; its vocabulary weights are the embedding's")
     return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(p.numel() for p in model.parameters())
@@ -64,7 +63,7 @@ def train_mode(model: nn.Module):
     parts = [*getattr(model, "blocks", []), *getattr(model, "top", [])]
     for module in model.modules():
         own = [p.requires_grad for p in module.parameters()]
-        around = any(isinstance(m, LoRA) and m.lora_A.weight.requires_grad for m in module.modules())
+        around = any(isinstance(m, lora.LoRA) and m.lora_A.weight.requires_grad for m in module.modules())
         if module in head or (own and all(own)) or (around and module in parts):
             module.train()
         elif around:
