@@ -24,7 +24,10 @@ from . import files, safetensors
 from .errors import Error
 
 TASKS = {"classify": "SEQ_CLS", "lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}  # peft's names; for mlm it has none
-OTHERS = ("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern", "layer_replication")  # kinds of LoRA
+# What makes another kind of LoRA of it where peft's config sets it, with the same tensors or others:
+OTHERS = ("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern", "alora_invocation_tokens")
+OTHERS += ("layer_replication", "use_qalora", "use_bdlora")
+PLAIN = (None, True, False, "gaussian")  # ways of drawing A that leave the weights of the base alone
 
 
 class LoRA(nn.Linear):
@@ -196,8 +199,10 @@ def load(model: nn.Module, folder) -> nn.Module:
     kind, rank, alpha = (config.get(name) for name in ("peft_type", "r", "lora_alpha"))
     if kind != "LORA" or type(rank) is not int or rank < 1 or not isinstance(alpha, int | float):
         raise Error(f"{path}: peft_type {kind!r}, r {rank!r}, lora_alpha {alpha!r}: this is no adapter of LoRA's")
-    if odd := next((name for name in OTHERS if config.get(name)), None):
-        raise Error(f"{path}: {odd} is {config[odd]!r}, and this is plain LoRA")
+    odd = [name for name in OTHERS if config.get(name)]
+    odd += ["init_lora_weights"] if config.get("init_lora_weights") not in PLAIN else []
+    if odd:
+        raise Error(f"{path}: {odd[0]} is {config[odd[0]]!r}, and minift knows plain LoRA alone")
 
     path, dropout = path.with_name("adapter_model.safetensors"), config.get("lora_dropout") or 0.0
     found = {key.removeprefix("base_model.model."): tensor for key, tensor in safetensors.load(path).items()}

@@ -345,6 +345,7 @@ QUERY = "base_model.model.bert.encoder.layer.0.attention.self.query"
         ({"lora_alpha": "5"}, {}, ["lora_alpha '5'"]),
         ({"use_dora": True}, {}, ["use_dora is True"]),
         ({"rank_pattern": {"query": 2}}, {}, ["rank_pattern is {'query': 2}"]),
+        ({"init_lora_weights": "pissa"}, {}, ["init_lora_weights is 'pissa'"]),  # it changes the base
         ({"r": 4}, {}, ["adapter_model.safetensors", "lora_A.weight, (3, 16), is (4, 16) in this model"]),
         ({}, {f"{QUERY}.lora_B.weight": None}, ["A of a layer without B"]),
         ({}, {"base_model.model.classifier.weight": torch.ones(2, 16)}, ["(2, 16), is (3, 16)", "its labels"]),
@@ -407,6 +408,10 @@ def test_a_run_keeps_the_adapter_beside_the_merged_model(tmp_path, task, base, r
     model = minift.load_model(run.folder)  # what predict and transformers read: a plain model, LoRA merged
     for name, p in run.model.named_parameters():
         assert torch.equal(model.get_parameter(name), p)
+    name = json.loads((run.folder / "config.json").read_text())["architectures"][0]
+    theirs = getattr(transformers, name).from_pretrained(run.folder).state_dict()
+    ours = safetensors.load(run.folder / "model.safetensors")
+    assert not [key for key in ours if not torch.equal(theirs[key], ours[key])]
     found = minift.evaluate(run.folder, rows[:4])
     assert found == {name: pytest.approx(value, abs=1e-5) for name, value in run.metrics["valid"].items()}
 
