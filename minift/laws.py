@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy, pad
 
-from . import adapters, data, files, generation, pretrained, settings, tokenizers, train
+from . import adapters, data, files, generation, lora, pretrained, settings, tokenizers, train
 from .data import IGNORE
 from .errors import Error
 from .miniatures import (
@@ -254,6 +254,24 @@ def head_alone(family):
         before = saved(model, folder)
         learn(model, BATCHES, 2)
         moved = [key for key, tensor in saved(model, folder).items() if not torch.equal(tensor, before[key])]
+    equal("weights that changed", sorted(moved), HEADS[family])
+
+
+@law("gpt2 bert", "LoRA beside what is frozen")
+def beside(family):
+    """With --tune lora A, B and the head learn, and all else keeps every bit. Made part of the weights, A and B say the
+    same; taken out again, they leave no trace.
+    Look at lora.py: `forward` and `merged` (the same scale), `add` (what is frozen), `merge`; adapters.py: `choose`"""
+    model, plain = tiny(family, "classify"), tiny(family, "classify")
+    adapters.choose(model, "lora")
+    same("logits before training", model(IDS), plain(IDS))
+    learn(model, BATCHES, 2)
+    logits = model(IDS)
+    lora.merge(model)
+    same("logits after training, LoRA made part of the weights", model(IDS), logits)
+    lora.unmerge(model)
+    same("logits after training, LoRA taken out again", model(IDS), logits, tolerance=0)
+    moved = [name for name, p in plain.named_parameters() if not torch.equal(p, model.get_parameter(name))]
     equal("weights that changed", sorted(moved), HEADS[family])
 
 

@@ -1,4 +1,5 @@
-"""The optimisers, AdamW to fine-tune and Muon to pre-train, and the learning rate of each step."""
+"""The optimisers, AdamW to fine-tune and Muon to pre-train; the rate of each step and of each part of a model, and when
+each part begins to learn (ULMFiT: Howard and Ruder 2018, "Universal Language Model Fine-tuning")."""
 
 import math
 
@@ -8,26 +9,32 @@ from torch import nn
 
 def usual_rate(width: int, depth: int, tune: str) -> float:
     """A peak rate to start from: 5e-5 for a base model of 768 channels and 12 blocks (BERT, appendix A.3), more for
-    smaller ones, and much more where only a head learns, which has no knowledge to lose."""
-    return 5e-3 if tune == "head" else round(5e-5 * (768 * 12) / (width * depth), 6)
+    smaller ones, ten times as much for LoRA (Hu et al. 2021, table 9: 4e-4 or 5e-4 for a base model), and much more
+    where only a head learns, which has no knowledge to lose."""
+    if tune == "head":
+        return 5e-3
+    return round((5e-4 if tune == "lora" else 5e-5) * (768 * 12) / (width * depth), 6)
 
 
 def usual_new_rate(lr: float, family: str, tune: str) -> float:
     """The rate of what was drawn at random, where the rest has this one. What joins two BERTs has far to go, while what
     they know is soon lost (Liu and Lapata 2019, "Text Summarization with Pretrained Encoders", of a new decoder)."""
-    return 10 * lr if family == "encoder-decoder" and tune != "head" else lr
+    return 10 * lr if family == "encoder-decoder" and tune not in ("head", "lora") else lr
 
 
-def adamw(model: nn.Module, lr: float, weight_decay: float, lr_new: float | None = None) -> torch.optim.AdamW:
+def adamw(
+    model: nn.Module, lr: float, weight_decay: float, lr_new: float | None = None, rate_decay: float = 1.0
+) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) over what learns. Biases and norms are not decayed: decay pulls towards zero,
-    and a norm at zero passes nothing on. `lr_new` is the rate of what was drawn at random when the model was loaded."""
-    new = set(model.report.new) if hasattr(model, "report") else set()
-    known, drawn = [], []
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            (drawn if name in new else known).append(p)
-    own = [group | {"lr": lr_new or lr} for group in groups(drawn, weight_decay)]
-    return torch.optim.AdamW(groups(known, weight_decay) + own, lr=lr, fused=True)
+    and a norm at zero passes nothing on. `lr_new` is the rate of what was drawn at random when the model was loaded. Of
+    the rest, each part has the rate of the part above it divided by `rate_decay` (ULMFiT, section 3.2)."""
+    learning, new, parts = [p for p in model.parameters() if p.requires_grad], drawn(model), {}
+    level = dict.fromkeys(learning, 0) if rate_decay == 1 else levels(model, learning)
+    for p in learning:
+        rate = (lr_new or lr) if p in new else lr / rate_decay ** level[p]
+        parts.setdefault((p in new, rate), []).append(p)
+    own = [group | {"lr": rate} for (_, rate), part in parts.items() for group in groups(part, weight_decay)]
+    return torch.optim.AdamW(own, lr=lr, fused=True)
 
 
 def groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:
@@ -35,6 +42,33 @@ def groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+
+
+def drawn(model: nn.Module) -> set[nn.Parameter]:
+    """What was drawn at random when the model was loaded: a new head, say."""
+    names = set(model.report.new) if hasattr(model, "report") else set()
+    return {p for name, p in model.named_parameters() if name in names}
+
+
+def levels(model: nn.Module, learning: list[nn.Parameter]) -> dict[nn.Parameter, int]:
+    """How deep each of these parameters lies, counted from the highest that learns: 0 the head and whatever was drawn
+    at random, 1 the last block with what stands on it, 2 the block below, …, last the embeddings."""
+    deep = dict.fromkeys(model.parameters(), len(model.blocks) + 1)
+    for level, block in enumerate(reversed(model.blocks), 1):
+        deep |= dict.fromkeys(block.parameters(), level)
+    for level, modules in (1, model.top), (0, model.new):
+        deep |= dict.fromkeys((p for module in modules for p in module.parameters()), level)
+    deep |= dict.fromkeys(drawn(model), 0)
+    highest = min(deep[p] for p in learning)  # a language model may have no head of its own
+    return {p: deep[p] - highest for p in learning}
+
+
+def unfreeze(model: nn.Module, learning: list[nn.Parameter], epoch: int):
+    """Of what learns, let that learn whose turn has come in this epoch (from 1): first the head, then with each epoch
+    one block more from the top, last the embeddings (ULMFiT, section 3.3). The others get no gradient, and what has
+    none, AdamW leaves alone."""
+    for p, level in levels(model, learning).items():
+        p.requires_grad_(level < epoch)
 
 
 class Muon(torch.optim.Optimizer):
@@ -103,7 +137,14 @@ def muon(model: nn.Module, lr: float, weight_decay: float) -> Pair:
 
 def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
     """The factor on the learning rate at `step` of `steps` (from 0): up in a straight line over the first `warmup`
-    share of the steps, then down to 0 ("linear", "cosine") or level ("constant")."""
+    share of the steps, then down to 0 ("linear", "cosine") or level ("constant"). "slanted" goes up
+    and down in straight lines, from and to 1/32 (ULMFiT, section 3.2, equation 3, which calls `warmup` cut_frac)."""
+    if schedule == "slanted":
+        cut = math.floor(warmup * steps)
+        # The paper divides by cut * (1 / cut_frac - 1). That is the same where nothing is rounded; else it may fall
+        # below 0 at the end.
+        p = step / cut if step < cut else 1 - (step - cut) / (steps - cut)
+        return (1 + p * (32 - 1)) / 32
     rising = math.ceil(warmup * steps)
     if step < rising:
         return (step + 1) / rising

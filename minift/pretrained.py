@@ -14,7 +14,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from . import files, fingerprints, hub, safetensors, tokenizers, weights
+from . import files, fingerprints, hub, lora, safetensors, tokenizers, weights
 from .errors import Error, nearest
 from .models import bart, bert, bert2bert, distilbert, gpt2, roberta, t5
 
@@ -320,6 +320,7 @@ def save(model: nn.Module, tokenizer, folder, dtype: torch.dtype = torch.float32
 
     Keys and layouts are the published ones; a tied tensor is written once. `tokenizer` may be None. `dtype` is what the
     file stores; float16 halves it."""
+    lora.must_be_merged(model)
     folder = Path(folder)
     module, cls, _ = FAMILIES[model.FAMILY]
     config = {"model_type": model.FAMILY, "architectures": [cls.ARCHITECTURES[model.kind]], **said(model.config)}
@@ -352,6 +353,7 @@ def said(config) -> dict:
 
 def with_head(model: nn.Module, kind, labels: list[str] | None) -> nn.Module:
     """The same weights under a head of this kind for these labels: new, unless the model has just that head."""
+    lora.must_be_merged(model)
     kind = wanted("this model", type(model), kind, model.kind)
     labels = model.config.labels if labels is None else list(labels)
     if model.kind == kind and model.config.labels == labels:

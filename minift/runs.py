@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from . import adapters, data, files, hub, optim, plots, pretrained, settings, train
+from . import adapters, data, files, hub, lora, optim, plots, pretrained, settings, train
 from .errors import Error, nearest
 from .tasks.classify import Classify
 from .use import TASKS, new_worker, on, outputs_of, pair, say_cut
@@ -60,7 +60,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     limit = min(options.max_length or model.longest, model.longest)
     worker = new_worker(task, tokenizer, labels, limit, options)
     examples = {k: worker.training(table) if k == "train" else worker.examples(table) for k, table in tables.items()}
-    learning, total = adapters.choose(model, options.tune)
+    learning, total = adapters.choose(model, options.tune, options)
     model.recompute = options.recompute
     size = next(model.parameters()).shape[1], len(model.blocks)  # the first parameter is the embedding, (V, C)
     usual = lambda tune: options.lr or worker.rate_factor * optim.usual_rate(*size, tune)
@@ -68,7 +68,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     options.lr_new = options.lr_new or optim.usual_new_rate(options.lr, model.FAMILY, options.tune)
 
     name = "yours" if "model" in memory else options.model
-    say(f"model      {name}, {total:,} parameters, {learning:,} of them learn (--tune {options.tune})")
+    say(f"model      {name}, {total:,} parameters, {learning:,} of them learn {adapters.how(model, options)}")
     report = getattr(model, "report", pretrained.Report())
     if drawn := report.new:
         own = f"; their rate {options.lr_new:g}" if options.lr_new != options.lr else ""
@@ -90,6 +90,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
             say("\n" + worker.show(model, tables[split], examples[split], outputs) + "\n")
     first = adapters.snapshot(model)
     history = fit(worker, model, tables, examples, options, folder, [*memory])
+    lora.merge(model)  # what is measured from here on is what is saved
     metrics["valid"] = history.best
     best = f"best epoch {history.epoch}, valid {shown(history.best)}"
     say(f"trained    {history.steps} steps in {history.seconds:.0f} s; {best}")
@@ -105,9 +106,8 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
         say(f"baseline   {split} {shown(words)} by a bag of words (tf-idf, logistic regression)")
     if options.baselines:
         say("baseline   the same model from random weights …")
-        compared["random_weights"] = random_weights(
-            worker, model, tables, examples, replace(options, lr=fresh_lr), split
-        )
+        plain = replace(options, lr=fresh_lr, rate_decay=1.0, unfreeze="once")
+        compared["random_weights"] = random_weights(worker, model, tables, examples, plain, split)
         say(f"baseline   {split} {shown(compared['random_weights'])} from random weights")
     say("\n" + worker.show(model, tables[split], examples[split], outputs[split]) + "\n")
 
@@ -225,7 +225,7 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
             score=worker.goal,
             log=logger(folder) if folder else lambda entry: None,
             where=tables["train"].where,
-            optimizer=lambda *of: optim.adamw(*of, lr_new=options.lr_new),
+            optimizer=lambda *of: optim.adamw(*of, options.lr_new, options.rate_decay),
         )
     except torch.OutOfMemoryError as e:
         way_out = "a smaller --batch-size with more --accumulate, a smaller --max-length, or --recompute"
@@ -255,13 +255,8 @@ def random_weights(worker, model, tables, examples, options, split) -> dict:
 
 def write(run: Run, task, worker, options, memory, history):
     """The run's folder: first the figures, last the model, so that a folder with a model is whole."""
-    result = {
-        "task": task,
-        "model": MEMORY if "model" in memory else options.model,
-        "metrics": run.metrics,
-        "train": run.train,
-        "baselines": run.baselines,
-    }
+    result = {"task": task, "model": MEMORY if "model" in memory else options.model}
+    result |= {"metrics": run.metrics, "train": run.train, "baselines": run.baselines}
     files.write_json(run.folder / "result.json", result)
     loss = {"training loss": list(enumerate(history.losses, 1))}
     files.write_text(run.folder / "curves.svg", plots.curves(loss, f"{task}: {result['model']}"))
@@ -274,6 +269,7 @@ def write(run: Run, task, worker, options, memory, history):
     if config.pad_token_id is None:  # transformers finds a row's last token by the padding's id
         config.pad_token_id = run.tokenizer.eos
     run.model.config = config
+    lora.save(run.model, run.folder / "adapter", result["model"])
     pretrained.save(run.model, run.tokenizer, run.folder)
 
 

@@ -12,6 +12,7 @@ MAY_BE_0 = (
     "weight_decay",
     "seed",
     "smoothing",
+    "lora_dropout",
 )  # of the numbers; all the others are counts, rates or lengths
 MODELS, TUNE = "kim-cnn,lstm-nano,bert-nano,gpt2-nano", "head,last:1,lora,all"  # what is compared
 TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list"}
@@ -52,8 +53,24 @@ class Finetune:
     batch_tokens: int | None = option(None, "padded tokens a batch, instead of rows", metavar="N")
     accumulate: int = option(1, "batches a step", metavar="N")
     max_length: int | None = option(None, "cut texts to so many tokens (none: the model's positions)", metavar="N")
-    tune: str = option("all", "what learns: head, last:N or all", metavar="head|last:N|all")
-    schedule: str = option("linear", "the rate after warm-up", choices=("linear", "cosine", "constant"))
+    tune: str = option("all", "what learns: head, last:N, lora or all", metavar="head|last:N|lora|all")
+    lora_layers: str = option(
+        "c_attn,query,value,q_proj,v_proj,q,v",
+        "lora: which linear layers, by the ends of their names or regular expressions; as it is, queries and values",
+        metavar="P",
+    )
+    lora_rank: int = option(8, "lora: rows of A, columns of B", metavar="N")
+    lora_alpha: float = option(16.0, "lora: the change is BA times alpha / rank", metavar="X")
+    lora_dropout: float = option(0.0, "lora: dropout on what A reads", metavar="X")
+    unfreeze: str = option(
+        "once", "gradual: the head first, each epoch a block more from the top (ULMFiT)", choices=("once", "gradual")
+    )
+    rate_decay: float = option(
+        1.0, "each block's rate is that of the block above divided by X (ULMFiT: 2.6)", metavar="X"
+    )
+    schedule: str = option(
+        "linear", "the rate after warm-up; slanted: ULMFiT's", choices=("linear", "cosine", "constant", "slanted")
+    )
     warmup: float = option(0.1, "share of the steps that warm up", metavar="X")
     weight_decay: float = option(0.01, "AdamW's decay, not on biases and norms", metavar="X")
     clip: float = option(1.0, "longest gradient", metavar="X")
@@ -93,6 +110,8 @@ def checked(settings):
             raise Error(f"{flag} {value}: must be a finite number, {least}")
     if not 0 <= settings.warmup < 1:
         raise Error(f"--warmup {settings.warmup}: a share of the steps, from 0 to below 1")
+    if not 0 <= getattr(settings, "lora_dropout", 0.0) < 1:
+        raise Error(f"--lora-dropout {settings.lora_dropout}: a chance, from 0 to below 1")
     if settings.seed >= 2**63:  # more than torch's generators take
         raise Error(f"--seed {settings.seed}: must be less than 2**63")
     return settings
@@ -132,7 +151,7 @@ class Pretrain:
     batch_size: int = option(8, "rows a batch", metavar="N")
     accumulate: int = option(1, "batches a step", metavar="N")
     lr: float = option(4e-3, "peak rate of Muon (the matrices in the blocks) and AdamW (the rest)", metavar="X")
-    schedule: str = option("cosine", "the rate after warm-up", choices=("linear", "cosine", "constant"))
+    schedule: str = option("cosine", "the rate after warm-up", choices=("linear", "cosine", "constant", "slanted"))
     warmup: float = option(0.02, "share of the steps that warm up", metavar="X")
     weight_decay: float = option(0.1, "decay, not on biases and norms", metavar="X")
     clip: float = option(1.0, "longest gradient", metavar="X")
@@ -143,7 +162,8 @@ class Pretrain:
     threads: int | None = option(None, "CPU threads (none: torch's choice)", metavar="N")
     seed: int = option(0, "of everything drawn at random", metavar="S")
     log_every: int = option(10, "steps between two lines of metrics.jsonl", metavar="N")
-    patience: ClassVar = None  # the loop asks for it; stopping early is for fine-tuning
+    patience: ClassVar = None  # the loop asks for these; stopping early and unfreezing are for fine-tuning
+    unfreeze: ClassVar = "once"
 
 
 @dataclass

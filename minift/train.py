@@ -72,6 +72,8 @@ def train(
             done -= len(windows)
             if done >= 0:
                 continue  # learned before the interruption
+            if settings.unfreeze == "gradual":
+                optim.unfreeze(model, learning, epoch)
             adapters.train_mode(model)
             for window in windows[: steps - history.steps]:
                 factor = optim.rate(history.steps, steps, settings.warmup, settings.schedule)

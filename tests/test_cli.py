@@ -241,7 +241,7 @@ MISTAKES = {  # what: (its files, the command, parts of the message); all end wi
         "predict bert text",
         ["bert: has no head of classify", "minift finetune classify"],
     ),
-    "bad --tune": ({}, FINETUNE + "rows.tsv --tune last:7", ["--tune last:7", "head, all, or last:N", "1 to 2"]),
+    "bad --tune": ({}, FINETUNE + "rows.tsv --tune last:7", ["--tune last:7", "head, all, lora, or last:N", "1 to 2"]),
     "occupied --out": ({"out/a.txt": "x"}, FINETUNE + "rows.tsv", ["--out out: is not empty", "another folder"]),
     "missing file": ({}, FINETUNE + "raws.tsv", ["raws.tsv: no such file"]),
     "a folder as data": ({"data/a.csv": "x"}, FINETUNE + "data", ["data: is a folder", "such as a.csv"]),

@@ -436,7 +436,7 @@ def test_a_text_longer_than_the_positions_is_an_error_that_says_so(family, kind)
 @FAMILIES
 @pytest.mark.parametrize("tune", ["", "heads", "last", "last:0", "last:4", "last:-1", "last:x", "all "])
 def test_a_part_to_tune_that_is_not_there_is_an_error_that_lists_them(family, tune):
-    with pytest.raises(minift.Error, match="give head, all, or last:N with N from 1 to 3"):
+    with pytest.raises(minift.Error, match="give head, all, lora, or last:N with N from 1 to 3"):
         adapters.choose(tiny(family, "classify"), tune)
 
 

@@ -51,9 +51,9 @@ LAYERS = [
     {"files", "settings", "__init__", "download"},
     {"models/__init__", "models/bart", "models/bert", "models/bert2bert", "models/gpt2", "models/t5"}
     | {"models/roberta", "models/distilbert"},
-    {"metrics", "plots", "optim", "safetensors", "adapters", "tokenizers/spm"},
-    {"tokenizers/__init__", *(f"tokenizers/{name}" for name in TOKENIZERS), "tokenizers"},
-    {"tokenizers/training"},
+    {"metrics", "plots", "optim", "safetensors", "tokenizers/spm"},
+    {"tokenizers/__init__", *(f"tokenizers/{name}" for name in TOKENIZERS), "tokenizers", "lora"},
+    {"tokenizers/training", "adapters"},
     {"weights", "data", "generation", "baselines", "fingerprints", "checkpoint", "tasks/__init__"},
     {"hub"},
     {"train", "pretrained", "tasks/classify", "tasks/lm", "tasks/translate"},

@@ -186,6 +186,7 @@ SUM, DROPOUT, HEAD = "accumulation is one large batch", "dropout in training alo
 FUTURE, BOTH, EMPTY = "the future is invisible", "every token sees every token", "a row of nothing but padding"
 SAVED, NAN, FORWARD = "saved as it was published", "no step after a NaN", "forward is the head of hidden"
 ONCE, HIDDEN = "every token is predicted once", "three ways to hide a word"
+LORA = "LoRA beside what is frozen"
 BPE, PIECES, MORE = "byte pairs and back", "word pieces and back", "and others, too"
 
 MISTAKES = {  # the file, the laws that break; what it says, what a learner writes
@@ -279,6 +280,12 @@ MISTAKES = {  # the file, the laws that break; what it says, what a learner writ
         "clip_grad_norm_(learning, settings.clip)", "clip_grad_norm_(learning, 1e9)"),
     "a head that trains the backbone": ("adapters", (HEAD, DROPOUT),
         'requires_grad_(tune == "all")', "requires_grad_(True)"),
+    "LoRA merged without its scale": ("lora", (LORA,),
+        "change = self.alpha / self.rank * ", "change = "),
+    "LoRA that begins with noise": ("lora", (LORA,),
+        "nn.init.zeros_(self.lora_B.weight)", "pass"),
+    "LoRA merged into the only copy of the weights": ("lora", (LORA,),
+        "self.weight + change", "self.weight.add_(change)"),
     "NaN in a gradient": ("train", (NAN,),
         "(math.isfinite(mean) and math.isfinite(norm))", "math.isfinite(mean)"),
     "a loss that is infinite": ("train", (NAN,),
