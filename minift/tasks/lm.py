@@ -46,7 +46,8 @@ class LM:
         T, windows = self.max_length, []
         for text in texts(table):
             edge = [] if self.tokenizer.eos is None else [self.tokenizer.eos]
-            ids, size = [*edge, *self.tokenizer.encode(text), *edge], len(text.encode("utf-8", "surrogatepass"))
+            ids, size = [*self.tokenizer.encode(text), *edge], len(text.encode("utf-8", "surrogatepass"))
+            ids = ids if ids[:1] == edge else [*edge, *ids]  # OPT's tokenizer has put it there
             done = 1  # the first token is given
             while done < len(ids):
                 start = max(0, done - 1 - (T - stride))
