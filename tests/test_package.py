@@ -49,7 +49,16 @@ TOKENIZERS = ("bpe", "marian", "unigram", "wordpiece")
 LAYERS = [
     {"errors"},
     {"files", "settings", "__init__", "download"},
-    {"models/__init__", "models/bart", "models/bert", "models/bert2bert", "models/gpt2", "models/t5"},
+    {
+        "models/__init__",
+        "models/bart",
+        "models/bert",
+        "models/bert2bert",
+        "models/gpt2",
+        "models/gpt_neo",
+        "models/opt",
+        "models/t5",
+    },
     {"metrics", "plots", "optim", "safetensors", "adapters", "tokenizers/spm"},
     {"tokenizers/__init__", *(f"tokenizers/{name}" for name in TOKENIZERS), "tokenizers"},
     {"tokenizers/training"},
