@@ -200,6 +200,7 @@ def test_a_language_model_is_fine_tuned_checked_and_writes(folder, tmp_path, cap
     (tmp_path / "text.txt").write_text("the film was good and the meal was bad. " * 60)
     how = ("--max-steps", "5", "--lr", "0.01", "--device", "cpu", "--out", str(run))
     cli.main(["finetune", "lm", "--model", str(folder), "--train", str(tmp_path / "text.txt"), *how])
+    assert "\n   film was good and |" in capsys.readouterr().out  # what it was to go on with: no </s> before it
     cli.main(["check", str(run)])
     assert "OPTForCausalLM" in capsys.readouterr().out
     cli.main(["generate", str(run), "--prompt", "the film", "--max-new-tokens", "4"])
