@@ -122,6 +122,18 @@ KNOWN = {  # sha256 of model.safetensors: (the name of the model, its figures)
             )
         ],
     ),
+    "52738cbfb54e25a232598242f60ef19ee193d36090b98fe649b10c02724b3521": (
+        "gpt-neo-125m",
+        [
+            Figure(
+                "'It was a sunny' goes on with ' day'",
+                "rust-bert, tests/gpt_neo.rs",
+                [1110, -0.0279],
+                1e-3,
+                following("It was a sunny"),
+            )
+        ],
+    ),
     "68d45e234eb4a928074dfd868cead0219ab85354cc53d20e772753c6bb9169d3": (
         "bert-base-uncased",
         [

@@ -50,7 +50,9 @@ def learn(model, batches, epochs: int, loss=None, accumulate=1) -> tuple[torch.T
     return torch.tensor([r["loss"] for r in records]), torch.tensor([r["norm"] for r in records])
 
 
-FAMILIES, BOTH_WAYS = "gpt2 bert roberta distilbert", "bert roberta distilbert"
+CAUSAL = "gpt2 gpt_neo opt opt-350m"  # the families that read from left to right, ...
+BOTH_WAYS = "bert roberta distilbert"  # ... those that see all, ...
+ALL = f"{CAUSAL} {BOTH_WAYS}"  # ... and all of one stack
 LAWS = []  # (family, name, function), in the order in which they are checked
 
 
@@ -84,7 +86,7 @@ def padded(ids, left: int, right: int):
 # -- the laws ---------------------------------------------------------------------------------------------------------
 
 
-@law(FAMILIES, "the published numerics")
+@law(ALL, "the published numerics")
 def numerics(family):
     """With published weights a model gives the logits of the model that was published.
     Look at models/FAMILY.py: which GELU, which epsilon, scores by the root of hs, where norms stand, what is tied"""
@@ -94,7 +96,7 @@ def numerics(family):
         same(f"logits of {kind}", logits[:: 1 if kind == "classify" else 30], torch.tensor(REFERENCE[kind, family]))
 
 
-@law(FAMILIES, "forward is the head of hidden")
+@law(ALL, "forward is the head of hidden")
 def forward(family):
     """model(ids) gives logits, never a loss: model.head of model.hidden, or in a classifier of model.pooled.
     Look at models/FAMILY.py: forward, hidden, pooled, head"""
@@ -105,10 +107,10 @@ def forward(family):
         same(f"logits of {kind}, by forward and by head", model(IDS), model.head(below(IDS)))
 
 
-@law(FAMILIES, "padding is inert")
+@law(ALL, "padding is inert")
 def padding(family):
     """A text gives the same answer with any number of pads before or behind it.
-    Look at models/FAMILY.py: positions, attention, and in `pooled` the last (GPT-2) or first (BERT) real token"""
+    Look at models/FAMILY.py: positions, attention, and in `pooled` the last real token, or (BERT) the first"""
     for kind in KINDS[family]:
         model = tiny(family, kind)
         for left, right in (0, 0), (0, 3), (3, 0), (2, 1):
@@ -117,7 +119,7 @@ def padding(family):
             same(f"logits of {kind}, {left} pads before the text and {right} behind", logits, model(IDS))
 
 
-@law(FAMILIES, "a row of nothing but padding")
+@law(ALL, "a row of nothing but padding")
 def nothing(family):
     """A row without a real token gives finite logits and gradients, and leaves the row beside it as it is.
     Look at models/FAMILY.py: a softmax over nothing is NaN; let padding see padding"""
@@ -132,19 +134,19 @@ def nothing(family):
 
 
 @law(BOTH_WAYS, "every token sees every token")
-@law("gpt2", "the future is invisible")
+@law(CAUSAL, "the future is invisible")
 def sight(family):
-    """Changing a token changes what is said at it and after it; in GPT-2 nothing before it, in a BERT all of that, too.
-    Look at models/FAMILY.py: the causal mask (tril, is_causal), which only GPT-2 has"""
+    """Changing a token changes what is said at it and after it; in a BERT also before it, in others nothing there.
+    Look at models/FAMILY.py: the causal mask (tril, is_causal), which a BERT has not"""
     model = tiny(family, next(iter(KINDS[family])))
     for name, mask in ("no mask", None), ("a mask", torch.ones_like(IDS).bool()):
         for t in range(6):
             moved = (model(IDS + (torch.arange(6) == t), mask) - model(IDS, mask)).abs().amax(-1)[0]  # (T,)
-            found, right = (moved > 1e-5).nonzero()[:, 0].tolist(), list(range(t if family == "gpt2" else 0, 6))
+            found, right = (moved > 1e-5).nonzero()[:, 0].tolist(), list(range(0 if family == "bert" else t, 6))
             equal(f"token {t} changed, with {name}: the tokens that notice", found, right)
 
 
-@law(FAMILIES, "packed texts are strangers")
+@law(ALL, "packed texts are strangers")
 def packed(family):
     """Texts that share a row, numbered 1, 2, … by the mask, never see each other, and each begins at position 0.
     Look at models/FAMILY.py: `visible` compares the mask's numbers; positions restart where the number changes"""
@@ -157,10 +159,10 @@ def packed(family):
     same("logits of the second text, alone and packed", logits[:, 6:10], model(OTHER))
 
 
-@law("gpt2", "the cache changes nothing")
+@law(CAUSAL, "the cache changes nothing")
 def cached(family):
     """A text fed piece by piece, the keys and values of earlier pieces kept, gives the logits of the whole.
-    Look at models/gpt2.py: behind S cached tokens positions go on at S, the mask covers S + T, old keys stand first"""
+    Look at models/FAMILY.py: behind S cached tokens positions go on at S, masks cover S + T, old keys stand first"""
     model = tiny(family, "lm")
     for left in 0, 2:
         ids, mask = padded(IDS, left, 0)
@@ -172,10 +174,10 @@ def cached(family):
             same(f"logits in pieces of {sizes}, {left} of them pads", torch.cat(pieces, 1)[:, left:], model(IDS))
 
 
-@law("gpt2", "a batch continues as its rows do")
+@law(CAUSAL, "a batch continues as its rows do")
 def greedy(family):
     """A prompt goes on with the likeliest token each time, whatever its neighbours; the end token ends its row alone.
-    Look at generation.py: each row's own last token, the mask that grows, `going`; models/gpt2.py: the cache"""
+    Look at generation.py: each row's own last token, the mask that grows, `going`; models/FAMILY.py: the cache"""
     model, prompts, right = tiny(family, "lm"), (IDS, OTHER, IDS[:, :1]), []
     for ids in prompts:
         for _ in range(8):
@@ -191,7 +193,7 @@ def greedy(family):
             equal(f"prompts padded on the {side}, end token {end}", found, texts)
 
 
-@law(FAMILIES, "saved as it was published")
+@law(ALL, "saved as it was published")
 def published(family):
     """Loading, then saving, gives the published file, bit for bit: GPT-2's matrices (in, out), a tied head once; and
     what was saved is loaded as the same model.
@@ -208,7 +210,7 @@ def published(family):
         equal(f"{kind}: configuration", again.config, model.config)
 
 
-@law(FAMILIES, "dropout in training alone")
+@law(ALL, "dropout in training alone")
 def dropout(family):
     """Each dropout acts in training, where something learns; never in evaluation, nor in what is frozen.
     Look at models/FAMILY.py: dropout_p is 0 unless self.training; adapters.py: `train_mode`; train.py: its end"""
@@ -226,7 +228,7 @@ def dropout(family):
             same(f"{name}: two passes after training", model(IDS), model(IDS), tolerance=0)
 
 
-@law(FAMILIES, "accumulation is one large batch")
+@law(ALL, "accumulation is one large batch")
 def accumulation(family):
     """A step over batches is the step over all their rows at once; a mean of means would favour a small batch's rows.
     Look at tasks/classify.py: `loss` gives a sum and its units; train.py: gradients are divided once, by all units"""
@@ -236,7 +238,7 @@ def accumulation(family):
     same("batches of 4 and 1 rows against one of 5: lengths of the gradients", norms, their_norms, tolerance=1e-4)
 
 
-@law(FAMILIES, "twenty steps of AdamW")
+@law(ALL, "twenty steps of AdamW")
 def twenty_steps(family):
     """Without dropout, twenty steps give the losses that transformers and torch.optim.AdamW give on the same batches.
     Look at optim.py: no decay on biases and norms; train.py: clip, step, zero_grad; tasks/classify.py: the loss"""
@@ -244,7 +246,7 @@ def twenty_steps(family):
     same("losses of steps 1, 2, 10 and 20", losses, torch.tensor(REFERENCE["losses", family]))
 
 
-@law(FAMILIES, "--tune head trains the head")
+@law(ALL, "--tune head trains the head")
 def head_alone(family):
     """With --tune head the head learns, and every weight of the backbone keeps every bit.
     Look at adapters.py: `choose`; models/FAMILY.py: `new`; optim.py: AdamW decays whatever it is given"""

@@ -15,6 +15,11 @@ from . import files, pretrained, safetensors
 CONFIG = {  # what it leaves out, such as which GELU and which epsilon, has the published default
     "gpt2": {"n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 4}
     | {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
+    "gpt_neo": {"max_position_embeddings": 24, "hidden_size": 16, "num_layers": 2, "num_heads": 4, "window_size": 3}
+    | {"attention_types": [[["global", "local"], 1]]}
+    | {"embed_dropout": 0.0, "attention_dropout": 0.0, "resid_dropout": 0.0},
+    "opt": {"max_position_embeddings": 24, "hidden_size": 16, "ffn_dim": 64, "num_hidden_layers": 2}
+    | {"num_attention_heads": 4, "dropout": 0.0, "attention_dropout": 0.0},
     "bert": {"max_position_embeddings": 24, "hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 2}
     | {"num_attention_heads": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "distilbert": {"max_position_embeddings": 24, "dim": 16, "hidden_dim": 64, "n_layers": 2, "n_heads": 4}
@@ -31,11 +36,17 @@ SIDE = CONFIG["bert"] | {"model_type": "bert", "vocab_size": 29, "pad_token_id":
 CONFIG["bert2bert"] = {"model_type": "encoder-decoder", "decoder_start_token_id": 1, "encoder": SIDE}
 CONFIG["bert2bert"] |= {"decoder": SIDE | {"is_decoder": True, "add_cross_attention": True}}
 CONFIG["t5-1.1"] = CONFIG["t5"] | {"model_type": "t5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+CONFIG["opt-350m"] = CONFIG["opt"] | {"model_type": "opt", "word_embed_proj_dim": 12, "do_layer_norm_before": False}
 CONFIG["marian"] = CONFIG["bart"] | {"activation_function": "swish", "scale_embedding": True}
 # The tensors of a published file, as weight+bias. GPT-2 stores its matrices (in, out), BERT (out, in).
 GPT2 = """transformer.wte.weight:29x16 transformer.wpe.weight:24x16 transformer.h.*.ln_1:16+16
     transformer.h.*.attn.c_attn:16x48+48 transformer.h.*.attn.c_proj:16x16+16 transformer.h.*.ln_2:16+16
     transformer.h.*.mlp.c_fc:16x64+64 transformer.h.*.mlp.c_proj:64x16+16 transformer.ln_f:16+16 """
+NEO = """transformer.wte.weight:29x16 transformer.wpe.weight:24x16 transformer.h.*.ln_1:16+16
+    transformer.h.*.attn.attention.k_proj.weight:16x16 transformer.h.*.attn.attention.v_proj.weight:16x16
+    transformer.h.*.attn.attention.q_proj.weight:16x16 transformer.h.*.attn.attention.out_proj:16x16+16
+    transformer.h.*.ln_2:16+16 transformer.h.*.mlp.c_fc:64x16+64 transformer.h.*.mlp.c_proj:16x64+16
+    transformer.ln_f:16+16 """
 BERT = """bert.embeddings.word_embeddings.weight:29x16 bert.embeddings.position_embeddings.weight:24x16
     bert.embeddings.token_type_embeddings.weight:2x16 bert.embeddings.LayerNorm:16+16
     bert.encoder.layer.*.attention.self.query:16x16+16 bert.encoder.layer.*.attention.self.key:16x16+16
@@ -60,6 +71,11 @@ DENSE, RELU = "classifier.dense:16x16+16 classifier.out_proj:3x16+3", "pre_class
 SEEN = " ".join(f"model.SIDE.layers.*.{{0}}.{name}_proj:16x16+16" for name in ("k", "v", "q", "out"))
 ENCODER = f"""{SEEN.format("self_attn")} model.SIDE.layers.*.self_attn_layer_norm:16+16
     model.SIDE.layers.*.fc1:64x16+64 model.SIDE.layers.*.fc2:16x64+16 model.SIDE.layers.*.final_layer_norm:16+16 """
+OPT350 = f"""model.decoder.embed_tokens.weight:29x12 model.decoder.embed_positions.weight:26x16
+    model.decoder.project_in.weight:16x12 model.decoder.project_out.weight:12x16
+    {ENCODER.replace("SIDE", "decoder")} """
+OPT = f"""model.decoder.embed_tokens.weight:29x16 model.decoder.embed_positions.weight:26x16
+    model.decoder.final_layer_norm:16+16 {ENCODER.replace("SIDE", "decoder")} """
 DECODER = f"{ENCODER} {SEEN.format('encoder_attn')} model.SIDE.layers.*.encoder_attn_layer_norm:16+16 "
 STACKS = ENCODER.replace("SIDE", "encoder") + DECODER.replace("SIDE", "decoder")
 MARIAN = f"model.shared.weight:29x16 final_logits_bias:1x29 {STACKS}"
@@ -78,6 +94,12 @@ T5 = f"""shared.weight:29x16 {T5.replace("SIDE", "encoder").replace("LAST", "1")
 GATED = re.sub(r"(\S+)\.wi\.(\S+)", r"\1.wi_0.\2 \1.wi_1.\2", T5) + " lm_head.weight:29x16"
 KINDS = {  # by family: kind, the name that config.json gives it, its tensors; first the one that ends in the vocabulary
     "gpt2": {"lm": ("GPT2LMHeadModel", GPT2), "classify": ("GPT2ForSequenceClassification", GPT2 + SCORE)},
+    "gpt_neo": {"lm": ("GPTNeoForCausalLM", NEO), "classify": ("GPTNeoForSequenceClassification", NEO + SCORE)},
+    "opt": {"lm": ("OPTForCausalLM", OPT), "classify": ("OPTForSequenceClassification", OPT + SCORE)},
+    "opt-350m": {
+        "lm": ("OPTForCausalLM", OPT350),
+        "classify": ("OPTForSequenceClassification", OPT350 + "score.weight:3x12"),
+    },
     "bert": {"mlm": ("BertForMaskedLM", BERT + MLM), "classify": ("BertForSequenceClassification", BERT + POOLED)},
     "roberta": {
         "mlm": ("RobertaForMaskedLM", ROBERTA + ROBERTA_MLM),
@@ -93,8 +115,10 @@ KINDS = {  # by family: kind, the name that config.json gives it, its tensors; f
     "t5-1.1": {"seq2seq": ("T5ForConditionalGeneration", GATED)},
     "bert2bert": {"seq2seq": ("EncoderDecoderModel", BERT2BERT)},
 }
-FILES = {"marian": "bart", "t5-1.1": "t5"}  # the file in models/ of a family that does not bear its name
-HEADS = {"gpt2": ["score.weight"], "bert": ["classifier.bias", "classifier.weight"]}  # what fine-tuning adds
+# The file in models/ of a family that does not bear its name.
+FILES = {"marian": "bart", "t5-1.1": "t5", "opt-350m": "opt"}
+HEADS = {family: ["score.weight"] for family in ("gpt2", "gpt_neo", "opt", "opt-350m")}  # what fine-tuning adds
+HEADS |= {"bert": ["classifier.bias", "classifier.weight"]}
 HEADS["roberta"] = [f"classifier.{layer}.{name}" for layer in ("dense", "out_proj") for name in ("bias", "weight")]
 HEADS["distilbert"] = [*HEADS["bert"], "pre_classifier.bias", "pre_classifier.weight"]
 IDS, OTHER = torch.tensor([[5, 17, 2, 26, 11, 8]]), torch.tensor([[23, 7, 14, 20]])
@@ -104,6 +128,15 @@ BATCHES = [[0, 1, 2, 3], [4]]  # so unequal that the mean of their means is not 
 REFERENCE = {  # the logits of IDS, of the language models every thirtieth; the losses of steps 1, 2, 10 and 20
     ("lm", "gpt2"): [0.031579, 0.230418, -0.036412, -0.087228, -0.032898, 0.088179],
     ("classify", "gpt2"): [-1.03315, -1.43333, -1.044165],
+    ("lm", "gpt_neo"): [0.130152, 0.132584, 0.045585, -0.153938, -0.521095, -0.344136],
+    ("classify", "gpt_neo"): [-1.542746, 2.180957, 0.047406],
+    ("lm", "opt"): [-0.371622, 0.263102, -0.378506, 0.464759, -0.109645, 0.199741],
+    ("classify", "opt"): [0.207628, 0.136962, -1.065858],
+    ("lm", "opt-350m"): [0.500067, -0.046846, 0.07746, 0.277343, 0.223196, 0.141797],
+    ("classify", "opt-350m"): [3.485171, -2.607619, -2.664421],
+    ("losses", "gpt_neo"): [2.477469, 0.451443, 0.167439, 0.07224],
+    ("losses", "opt"): [1.489232, 2.573225, 1.2654, 0.353647],
+    ("losses", "opt-350m"): [1.878838, 3.86758, 1.489493, 0.320977],
     ("mlm", "bert"): [0.023577, 0.119477, 0.010029, 0.036565, -0.201387, 0.078939],
     ("classify", "bert"): [-0.314137, 0.211597, -2.512387],
     ("losses", "gpt2"): [1.175656, 0.662136, 0.164017, 0.0438],
@@ -130,6 +163,7 @@ SMALL = (
     "wpe.weight",
     "embeddings.weight",
     "shared.weight",
+    "embed_tokens.weight",
     "embed_positions.weight",
     "logits_bias",
     "head.weight",

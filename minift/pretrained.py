@@ -16,7 +16,7 @@ from torch import nn
 
 from . import files, fingerprints, hub, lora, safetensors, tokenizers, weights
 from .errors import Error, nearest
-from .models import bart, bert, bert2bert, distilbert, gpt2, roberta, t5
+from .models import bart, bert, bert2bert, distilbert, gpt2, gpt_neo, opt, roberta, t5
 
 FAMILIES = {  # config.json's model_type: (the file, its model, its configuration)
     "gpt2": (gpt2, gpt2.GPT2, gpt2.Config),
@@ -26,6 +26,8 @@ FAMILIES = {  # config.json's model_type: (the file, its model, its configuratio
     "bart": (bart, bart.BART, bart.Config),
     "marian": (bart, bart.Marian, bart.MarianConfig),
     "t5": (t5, t5.T5, t5.Config),
+    "gpt_neo": (gpt_neo, gpt_neo.GPTNeo, gpt_neo.Config),
+    "opt": (opt, opt.OPT, opt.Config),
     "encoder-decoder": (bert2bert, bert2bert.BERT2BERT, bert2bert.Config),
 }
 

@@ -13,8 +13,12 @@ from transformers import (
     BartForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     MarianConfig,
     MarianMTModel,
+    OPTConfig,
+    OPTForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -38,6 +42,14 @@ FAMILIES = {
     "gpt2": lambda: GPT2LMHeadModel(
         GPT2Config(vocab_size=V, n_positions=2 * LONGEST, n_embd=32, n_layer=2, n_head=4, **IDS)
     ),
+    "gpt_neo": lambda: GPTNeoForCausalLM(
+        GPTNeoConfig(vocab_size=V, max_position_embeddings=2 * LONGEST, hidden_size=32, num_layers=2, num_heads=4,
+            attention_types=[[["global", "local"], 1]], window_size=4, **IDS)
+    ),
+    "opt": lambda: OPTForCausalLM(
+        OPTConfig(vocab_size=V, max_position_embeddings=2 * LONGEST, hidden_size=32, num_hidden_layers=2,
+            num_attention_heads=4, ffn_dim=48, dropout=0.0, **IDS)
+    ),
     "bart": lambda: BartForConditionalGeneration(
         BartConfig(**SHAPE, **IDS, decoder_start_token_id=2, forced_eos_token_id=None)
     ),
@@ -49,6 +61,7 @@ FAMILIES = {
             feed_forward_proj="gated-gelu", **IDS, decoder_start_token_id=PAD)
     ),
 }  # fmt: skip
+CAUSAL = ("gpt2", "gpt_neo", "opt")
 
 
 def texts(count: int, seed: int) -> list[list[int]]:
@@ -74,7 +87,7 @@ def trained(family: str):
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(35 if family == "t5" else 120):  # (T5 learns faster, and would be sure)
         rows, targets = zip(*chance.sample(pairs, 24), strict=True)
-        if family == "gpt2":
+        if family in CAUSAL:
             ids, mask = ragged([a + b for a, b in zip(rows, targets, strict=True)], left=False)
             loss = model(ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss
         else:
@@ -93,7 +106,7 @@ def both(request, tmp_path_factory):
     theirs, folder = trained(request.param), tmp_path_factory.mktemp(request.param)
     theirs.generation_config.update(pad_token_id=PAD, max_length=None)
     theirs.save_pretrained(folder)
-    return minift.load_model(folder), theirs, *ragged(texts(12, 7), left=request.param == "gpt2")
+    return minift.load_model(folder), theirs, *ragged(texts(12, 7), left=request.param in CAUSAL)
 
 
 NAMES = {"beams": "num_beams", "no_repeat_ngram": "no_repeat_ngram_size", "eos": "eos_token_id"}
@@ -191,7 +204,7 @@ RULES = {
 def test_generation_config_is_heeded_as_in_transformers(both, name, beams, monkeypatch):
     ours, theirs, ids, mask = both
     rules = {"num_beams": beams, **RULES[name]}
-    if theirs.config.model_type == "gpt2":  # which may not be told its first token, and counts the prompt
+    if theirs.config.model_type in CAUSAL:  # which may not be told its first token, and counts the prompt
         if "forced_bos_token_id" in rules:
             pytest.skip("forced first tokens are an encoder-decoder's")
         rules |= {name: rules[name] + ids.shape[1] for name in ("min_length", "max_length") if name in rules}
@@ -212,7 +225,7 @@ def score(model, source, tokens, penalty) -> float:
 
 def test_with_beams_enough_the_search_finds_the_best_text_of_all(both):
     ours, *_ = both
-    if ours.FAMILY in ("gpt2", "t5"):
+    if ours.FAMILY in (*CAUSAL, "t5"):
         pytest.skip("two families of two stacks will do for a search through everything")
     allowed = [4, 9, 13]
     ours.generation["suppress_tokens"] = [t for t in range(V) if t not in (*allowed, EOS)]

@@ -26,6 +26,8 @@ FOLDERS = {
     "BART's": {"tokenizer_class": "BartTokenizer"},
     "BART's, as bart-base says it": {},
     "RoBERTa's, in tokenizer.json alone": {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True},
+    "OPT's": {},
+    "OPT's, in tokenizer.json alone": {},
 }
 
 
@@ -59,8 +61,34 @@ def both(request, trained, tmp_path_factory):
     if config.pop("shuffled", False):
         ids = Random(0).sample(range(len(vocab)), len(vocab))
         vocab = {token: ids[id] for token, id in vocab.items()}
+    if "OPT" in request.param:
+        return both_of_opt(request.param, tmp_path_factory.mktemp("opt"), vocab, merges)
     folder = write(tmp_path_factory.mktemp("gpt2"), vocab, merges, **config)
     return load(folder), GPT2TokenizerFast.from_pretrained(folder)
+
+
+def opt_folder(folder, vocab, merges, named=True):
+    """A folder in the form of facebook/opt-125m's, or of opt-350m's, which does not name the tokenizer's class."""
+    first = {token: id for id, token in enumerate(("<s>", "<pad>", "</s>", "<unk>"))}
+    inner = {token: id + 4 for token, id in vocab.items() if token != END}
+    tokens = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
+    how = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True}
+    config = {name: {"content": token, **how, "__type": "AddedToken"} for name, token in tokens.items()}
+    config |= {"errors": "replace", "add_prefix_space": False, "add_bos_token": True, "special_tokens_map_file": None}
+    config |= {"tokenizer_class": "GPT2Tokenizer"} if named else {}
+    write(folder, {**first, **inner, "madeupword0000": len(vocab) + 3}, merges, **config)
+    special = {name: {"content": token, **how} for name, token in tokens.items()}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    return folder
+
+
+def both_of_opt(name, folder, vocab, merges):
+    theirs = GPT2TokenizerFast.from_pretrained(opt_folder(folder, vocab, merges))
+    if "tokenizer.json" in name:
+        theirs.save_pretrained(folder)
+        for file in ("vocab.json", "merges.txt", "special_tokens_map.json"):
+            (folder / file).unlink()
+    return load(folder), theirs
 
 
 def roberta(name, folder, vocab, merges, config):
@@ -90,10 +118,10 @@ def compare(ours, theirs, texts):
     """Ids, offsets, decoded text, pairs and cuts of `texts` in both."""
     random = Random(len(texts))
     expected = theirs(texts, split_special_tokens=True, return_offsets_mapping=True)
-    around = len(ours.encode(""))  # 2: <s> and </s>
+    around = len(ours.encode(""))  # 2: <s> and </s>; 1: OPT's </s>
     for text, ids, offsets in zip(texts, expected["input_ids"], expected["offset_mapping"], strict=True):
         assert (text, ours.tokens(ours.encode(text))) == (text, ours.tokens(ids))
-        inner = slice(around // 2, len(ids) - around // 2)
+        inner = slice((around + 1) // 2, len(ids) - around // 2)
         own, places = ours.encode_with_offsets(text)
         assert (text, own) == (text, ids[inner])
         if not (around and theirs.add_prefix_space):  # which leaves it a space, even one of the text's own
@@ -101,7 +129,7 @@ def compare(ours, theirs, texts):
         assert (text, ours.decode(ids)) == (text, theirs.decode(ids))
         assert (text, ours.decode(ids, skip_special=True)) == (text, theirs.decode(ids, skip_special_tokens=True))
     pairs = list(zip(texts, texts[1:] + texts[:1], strict=True))
-    for length in (0, 1, 2, 3, 8, 20, 40, 41) if not around else (4, 5, 8, 20, 40, 41):
+    for length in ((0, 1, 2, 3, 8, 20, 40, 41), (2, 3, 8, 20, 40, 41), (4, 5, 8, 20, 40, 41))[around]:
         some = random.sample(pairs, len(pairs) // 20)
         cut = {"truncation": "longest_first", "max_length": length, "split_special_tokens": True}
         singles = theirs([text for text, _ in some], **cut)["input_ids"]
@@ -333,6 +361,12 @@ def adds_tokens(content):
     content["post_processor"]["processors"][0]["special_tokens"] = {END: end}
 
 
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": END, "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+    "special_tokens": {END: {"id": END, "ids": [1756], "tokens": [END]}},
+}
 FAULTS = {
     "no vocab.json": (
         lambda folder: (folder / "vocab.json").unlink(),
@@ -389,9 +423,17 @@ FAULTS = {
         in_config(pad_token="[PAD]"),
         "vocab.json: no token '[PAD]', which is the pad token",
     ),
-    "a beginning to add": (
-        in_config(add_bos_token=True),
-        "tokenizer_config.json: add_bos_token is set, but minift's BPE adds no tokens",
+    "an end to add": (
+        in_config(add_eos_token=True),
+        "tokenizer_config.json: add_eos_token is set, but minift adds none",
+    ),
+    "a beginning to add that is not there": (
+        in_config(add_bos_token=True, bos_token="<s>"),
+        "vocab.json: no token '<s>', which is the bos token",
+    ),
+    "a beginning to add in another form": (
+        in_json(lambda content: content.update(post_processor=TEMPLATE)),
+        "tokenizer.json: special tokens added by TemplateProcessing: that is not GPT-2's BPE, and minift has no other",
     ),
     "another model": (
         in_json(lambda content: content["model"].update(type="Unigram")),
@@ -452,6 +494,35 @@ def test_a_folder_without_a_tokenizer_is_told_what_it_holds(tmp_path):
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordLevel"}}')
     with pytest.raises(Error, match=r"tokenizer.json: a WordLevel model; minift has BPE, WordPiece and Unigram$"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_opts_folders_load_as_published(tmp_path, trained, named):
+    folder = opt_folder(tmp_path / "opt", *trained, named)
+    ours, theirs = load(folder), GPT2TokenizerFast.from_pretrained(folder)
+    assert (ours.pad, ours.bos, ours.eos, ours.unk, ours.vocab_size) == (1, 2, 2, 2, len(theirs))
+    assert ours.encode("a </s>") == theirs("a </s>", split_special_tokens=True)["input_ids"]
+    assert ours.encode("") == theirs("")["input_ids"] == [2]
+    assert ours.decode([0, 1, 2, 3]) == theirs.decode([0, 1, 2, 3])
+    assert ours.decode([0, 1, 2, 3, len(theirs) - 1], skip_special=True) == "<s><unk>madeupword0000"
+    ours.save(tmp_path / "again")
+    again = load(tmp_path / "again")
+    assert (
+        again.files == ours.files and again.encode("a", "b") == ours.encode("a", "b") == theirs("a", "b")["input_ids"]
+    )
+
+
+def test_a_tokenizer_json_of_earlier_transformers_puts_nothing_between_opts_texts(tmp_path, trained):
+    ours, theirs = both_of_opt("tokenizer.json", tmp_path, *trained)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    del content["post_processor"]["pair"][2]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    theirs = GPT2TokenizerFast.from_pretrained(tmp_path)
+    assert (
+        load(tmp_path).encode("a", "b")
+        == theirs("a", "b")["input_ids"]
+        == [2, *ours.encode("a")[1:], *ours.encode("b")[1:]]
+    )
 
 
 def test_an_id_outside_the_vocabulary_is_told(bpe):

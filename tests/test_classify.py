@@ -17,6 +17,7 @@ from minift.tasks.classify import Classify
 torch.set_num_threads(1)
 
 FAMILIES = {"bert": tiny.bert_folder, "gpt2": tiny.gpt2_folder}
+FAMILIES |= {"gpt_neo": tiny.gpt_neo_folder, "opt": tiny.opt_folder}
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -260,11 +261,10 @@ def finetuned(model, out, rows, **settings):
     return minift.finetune("classify", model=str(model), train=rows, out=out, **settings).folder
 
 
-def theirs(folder, *texts, pad=None):
+def theirs(folder, *texts):
     """transformers' logits (N, labels) of one padded batch, and its label names by number."""
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    if pad:
-        tokenizer.pad_token = pad
+    tokenizer.pad_token = tokenizer.pad_token or "<|endoftext|>"  # GPT-2 and GPT-Neo have none
     batch = tokenizer(*texts, padding=True, return_tensors="pt")
     assert len(set(batch["attention_mask"].sum(1).tolist())) > 1
     with torch.inference_mode():
@@ -286,7 +286,7 @@ def test_transformers_reads_a_fine_tuned_bert_nano_and_agrees(tmp_path):
 @each_family
 def test_transformers_reads_a_fine_tuned_tiny_model_and_agrees(folders, tmp_path, family, labels):
     folder = finetuned(folders[family], tmp_path / "run", tiny.rows(12, labels))
-    logits, names = theirs(folder, TEXTS, pad=None if family == "bert" else "<|endoftext|>")
+    logits, names = theirs(folder, TEXTS)
     assert [*names.values()] == (["bad", "good"] if labels[0] == "bad" else ["9", "10", "a", "b"])
     same_scores(minift.predict(folder, TEXTS), logits, names)
 
@@ -302,7 +302,7 @@ def test_transformers_agrees_on_pairs(folders, tmp_path):
 def test_transformers_agrees_on_a_regression(folders, tmp_path, family):
     rows = [{"text": row["text"], "label": i / 4} for i, row in enumerate(tiny.rows(12))]
     folder = finetuned(folders[family], tmp_path / "run", rows, regression=True)
-    logits, names = theirs(folder, TEXTS, pad=None if family == "bert" else "<|endoftext|>")
+    logits, names = theirs(folder, TEXTS)
     config = json.loads((folder / "config.json").read_text())
     assert len(names) == 1 and config["problem_type"] == "regression"
     found = torch.tensor([row["prediction"] for row in minift.predict(folder, TEXTS)])

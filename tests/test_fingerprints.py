@@ -26,7 +26,7 @@ def gpt2(tmp_path_factory):
 def test_each_known_model_has_a_digest_a_name_of_its_own_and_figures_with_a_source():
     assert all(len(digest) == 64 and int(digest, 16) for digest in KNOWN)
     encoders = {"bert-base-uncased", "all-MiniLM-L6-v2", "roberta-base", "distilbert-base-uncased"}
-    assert {name for name, _ in KNOWN.values()} == {"gpt2", "distilgpt2"} | encoders
+    assert {name for name, _ in KNOWN.values()} == {"gpt2", "distilgpt2", "gpt-neo-125m"} | encoders
     figures = [figure for _, figures in KNOWN.values() for figure in figures]
     assert all(figure.source and figure.what and figure.published for figure in figures)
     assert len(DOG) == 20 and len(COUNTING.split()) == 11

@@ -50,7 +50,7 @@ LAYERS = [
     {"errors"},
     {"files", "settings", "__init__", "download"},
     {"models/__init__", "models/bart", "models/bert", "models/bert2bert", "models/gpt2", "models/t5"}
-    | {"models/roberta", "models/distilbert"},
+    | {"models/gpt_neo", "models/opt", "models/roberta", "models/distilbert"},
     {"metrics", "plots", "optim", "safetensors", "tokenizers/spm"},
     {"tokenizers/__init__", *(f"tokenizers/{name}" for name in TOKENIZERS), "tokenizers", "lora"},
     {"tokenizers/training", "adapters"},

@@ -1,8 +1,8 @@
-"""The logits and the files of transformers, for every published shape of GPT-2, BERT, RoBERTa and DistilBERT, on
-random weights.
+"""The logits and the files of transformers, for every published shape of the families of one stack, on random weights.
 Run me: pytest tests/test_parity.py; the large shapes too (minutes): pytest -m "long or not long" tests/test_parity.py
 
-Models above 130M parameters are cut to two layers: what their size changes stands in each layer alike.
+Models above 130M parameters are cut to two layers, those above 6B to one layer and 512 tokens: what their size changes
+stands in each layer alike.
 """
 
 import os
@@ -12,20 +12,22 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from transformers import BertConfig, DistilBertConfig, GPT2Config, RobertaConfig
+from transformers import BertConfig, DistilBertConfig, GPT2Config, GPTNeoConfig, OPTConfig, RobertaConfig
 from transformers.initialization import no_init_weights
 
 import minift
 from minift.models.bert import BERT
 from minift.models.distilbert import DistilBERT
 from minift.models.gpt2 import GPT2
+from minift.models.gpt_neo import GPTNeo
+from minift.models.opt import OPT
 from minift.models.roberta import RoBERTa
 
 torch.set_num_threads(1)
 
 KINDS = {  # by family: each kind, and the class of transformers that is one
     model.FAMILY: {kind: getattr(transformers, name) for kind, name in model.ARCHITECTURES.items()}
-    for model in (GPT2, BERT, RoBERTa, DistilBERT)
+    for model in (GPT2, GPTNeo, OPT, BERT, RoBERTa, DistilBERT)
 }
 
 
@@ -35,6 +37,16 @@ def gpt2(width, layers, heads, **more):
 
 def cerebras(width, layers, heads):
     return gpt2(width, layers, heads, n_positions=2048, n_inner=4 * width, activation_function="gelu")
+
+
+def neo(width, layers, heads, types=None, **more):
+    types = types or [[["global", "local"], layers // 2]]
+    return GPTNeoConfig(hidden_size=width, num_layers=layers, num_heads=heads, attention_types=types, **more)
+
+
+def opt(width, layers, heads, **more):
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    return OPTConfig(**sizes, **{"ffn_dim": 4 * width} | more)
 
 
 def bert(width, layers, heads, vocabulary=30522, inner=None, **more):
@@ -56,6 +68,11 @@ BASE = {  # name of the published model: its shape
     "gpt2": gpt2(768, 12, 12),
     "distilgpt2": gpt2(768, 6, 12),
     "Cerebras-GPT-111M": cerebras(768, 10, 12),
+    "gpt-neo-125m": neo(768, 12, 12),
+    "TinyStories-1M": neo(64, 8, 16),
+    "TinyStories-8M": neo(256, 8, 16),
+    "TinyStories-33M": neo(768, 4, 16),
+    "opt-125m": opt(768, 12, 12),
     "bert_uncased_L-2_H-128_A-2 (tiny)": bert(128, 2, 2),
     "bert_uncased_L-4_H-256_A-4 (mini)": bert(256, 4, 4),
     "bert_uncased_L-4_H-512_A-8 (small)": bert(512, 4, 8),
@@ -77,6 +94,14 @@ CUT = {  # the same above 130M parameters, with two of its layers
     "Cerebras-GPT-256M": cerebras(1088, 2, 17),
     "Cerebras-GPT-590M": cerebras(1536, 2, 12),
     "Cerebras-GPT-1.3B": cerebras(2048, 2, 16),
+    "gpt-neo-1.3B": neo(2048, 2, 16),
+    "gpt-neo-2.7B": neo(2560, 2, 20),
+    "opt-350m": opt(1024, 2, 16, word_embed_proj_dim=512, do_layer_norm_before=False),
+    "opt-1.3b": opt(2048, 2, 32),
+    "opt-2.7b": opt(2560, 2, 32),
+    "opt-6.7b": opt(4096, 1, 32, vocab_size=512),
+    "opt-13b": opt(5120, 1, 40, vocab_size=512),
+    "opt-30b": opt(7168, 1, 56, vocab_size=512),
     "bert-base-multilingual-cased": bert(768, 2, 12, 119547),
     "bert-large-uncased": bert(1024, 2, 16),
     "bert-large-cased": bert(1024, 2, 16, 28996),
@@ -95,6 +120,31 @@ ODD = {  # what a config.json may say and the published ones above do not
     "gpt2, another inner width, ReLU": gpt2(32, 2, 2, vocab_size=61, n_inner=50, activation_function="relu"),
     "gpt2, another epsilon, one label": gpt2(32, 2, 2, vocab_size=61, layer_norm_epsilon=1e-2, num_labels=1),
     "gpt2, untied, no longer than its text": gpt2(32, 2, 2, vocab_size=61, n_positions=24, tie_word_embeddings=False),
+    "gpt_neo, a window of five": neo(32, 4, 4, vocab_size=61, window_size=5, max_position_embeddings=24),
+    "gpt_neo, local blocks first, another inner width, exact GELU": neo(
+        *(32, 3, 4, [[["local"], 2], [["global"], 1]]),
+        **{"vocab_size": 61, "window_size": 3, "intermediate_size": 50, "activation_function": "gelu"},
+    ),
+    "gpt_neo, untied, another epsilon, one label": neo(
+        32, 2, 2, vocab_size=61, tie_word_embeddings=False, layer_norm_epsilon=1e-2, num_labels=1
+    ),
+    "opt, narrow embeddings, norms after": opt(
+        32, 2, 4, vocab_size=61, word_embed_proj_dim=20, do_layer_norm_before=False, max_position_embeddings=24
+    ),
+    "opt, no norm at the end": opt(32, 2, 2, vocab_size=61, _remove_final_layer_norm=True, ffn_dim=50),
+    "opt, no biases, norms without weights": opt(
+        32, 2, 2, vocab_size=61, enable_bias=False, layer_norm_elementwise_affine=False
+    ),
+    "opt, wide embeddings, untied, GELU, one label": opt(
+        32,
+        2,
+        2,
+        vocab_size=61,
+        word_embed_proj_dim=40,
+        tie_word_embeddings=False,
+        activation_function="gelu",
+        num_labels=1,
+    ),
     "bert, tanh GELU, one segment": bert(32, 2, 4, **SMALL, hidden_act="gelu_new", type_vocab_size=1),
     "bert, ReLU, another epsilon, five": bert(32, 2, 4, **SMALL, hidden_act="relu", layer_norm_eps=1e-2, num_labels=5),
     "bert, untied, a dropout of its own": bert(32, 2, 4, **SMALL, tie_word_embeddings=False, classifier_dropout=0.3),
@@ -116,6 +166,7 @@ SLOW = {  # of the base sizes, one kind or two are enough for every day
     "distilbert-base-cased": {"encoder", "mlm", "classify", "answer"},
     "distilbert-base-german-cased": {"encoder", "mlm", "classify", "answer"},
 }
+SLOW |= {"gpt-neo-125m": {"classify"}, "opt-125m": {"classify"}}
 
 
 def cases(*tables):
@@ -147,7 +198,9 @@ def reference(config, kind):
     model.tie_weights()
     with torch.no_grad():
         for name, p in model.named_parameters():
-            spread = 0.1 if "embeddings" in name or ".wte" in name or ".wpe" in name else 3 * p.numel() ** -0.25
+            spread = 0.1 if "embed" in name or ".wte" in name or ".wpe" in name else 3 * p.numel() ** -0.25
+            if config.model_type == "gpt_neo" and ".q_proj" in name:  # nothing else divides its scores
+                spread *= (config.hidden_size // config.num_heads) ** -0.5
             p.uniform_(-spread, spread)
             if p.ndim == 1 and name.endswith("weight"):  # of a norm
                 p += 1
@@ -179,7 +232,7 @@ def theirs(model, kind, ids, mask, segments):
 
 @torch.no_grad()
 def ours(model, kind, ids, mask, segments):
-    more = () if model.FAMILY == "gpt2" else (segments,)
+    more = (segments,) if model.FAMILY == "bert" else ()
     if kind == "encoder":
         return model.hidden(ids, mask, *more)[mask], model.pooled(ids, mask, *more)
     if kind == "answer":

@@ -13,12 +13,23 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertForT
 
 import minift
 from minift import pretrained, safetensors
-from minift.models import bert, gpt2
+from minift.models import bert, gpt2, gpt_neo, opt
 
 torch.set_num_threads(1)
 
 CONFIG = {
     "gpt2": gpt2.Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=2, n_head=2),
+    "gpt_neo": gpt_neo.Config(
+        50,
+        max_position_embeddings=16,
+        hidden_size=8,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+    ),
+    "opt": opt.Config(
+        50, max_position_embeddings=16, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, ffn_dim=12
+    ),
     "bert": bert.Config(
         vocab_size=50,
         hidden_size=8,
@@ -28,16 +39,30 @@ CONFIG = {
         max_position_embeddings=16,
     ),
 }
-CLASS = {"gpt2": gpt2.GPT2, "bert": bert.BERT}
+CLASS = {"gpt2": gpt2.GPT2, "gpt_neo": gpt_neo.GPTNeo, "opt": opt.OPT, "bert": bert.BERT}
 FAMILIES = pytest.mark.parametrize("family", CONFIG)
-LM = {"gpt2": "lm", "bert": "mlm"}
+LM = {"gpt2": "lm", "gpt_neo": "lm", "opt": "lm", "bert": "mlm"}
 KINDS = [(family, kind) for family in CLASS for kind in CLASS[family].ARCHITECTURES]
-BACKBONE = {"gpt2": "transformer.h.1.mlp.c_fc.weight", "bert": "bert.encoder.layer.1.output.dense.weight"}
+BACKBONE = {
+    "gpt2": "transformer.h.1.mlp.c_fc.weight",
+    "gpt_neo": "transformer.h.1.attn.attention.k_proj.weight",
+    "opt": "model.decoder.layers.1.fc1.weight",
+    "bert": "bert.encoder.layer.1.output.dense.weight",
+}
 TIED = {
     "gpt2": ("lm_head.weight", "transformer.wte.weight"),
+    "gpt_neo": ("lm_head.weight", "transformer.wte.weight"),
+    "opt": ("lm_head.weight", "model.decoder.embed_tokens.weight"),
     "bert": ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
 }
+DEPTH = {"gpt2": "n_layer", "gpt_neo": "num_layers", "opt": "num_hidden_layers", "bert": "num_hidden_layers"}
 IDS = torch.tensor([[1, 2, 3, 4, 5]])
+
+
+def depth(family, layers):
+    """What config.json says of a model so deep."""
+    types = {"attention_types": [[["global"], layers]]} if family == "gpt_neo" else {}
+    return {DEPTH[family]: layers} | types
 
 
 class Folder:
@@ -49,7 +74,7 @@ class Folder:
         for p in model.parameters():
             torch.nn.init.uniform_(p, -0.5, 0.5)
         minift.save(model, None, path)
-        self.path, self.prefix = path, {"gpt2": "transformer.", "bert": "bert."}[family]
+        self.path, self.prefix = path, pretrained.FAMILIES[family][0].PREFIX
         self.config = json.loads((path / "config.json").read_text())
         self.tensors = {key: t.clone() for key, t in safetensors.load(path / "model.safetensors").items()}
         self.original = dict(model.named_parameters())
@@ -154,6 +179,8 @@ def test_stored_buffers_are_dropped(folder, bare):
     for family, key, tensor in (
         ("gpt2", "transformer.h.0.attn.bias", torch.ones(1, 1, 16, 16, dtype=torch.uint8)),
         ("gpt2", "transformer.h.1.attn.masked_bias", torch.tensor(-1e4)),
+        ("gpt_neo", "transformer.h.0.attn.attention.bias", torch.ones(1, 1, 16, 16, dtype=torch.uint8)),
+        ("gpt_neo", "transformer.h.1.attn.attention.masked_bias", torch.tensor(-1e9)),
         ("bert", "bert.embeddings.position_ids", torch.arange(16)[None]),
     ):
         made = folder(family, LM[family])
@@ -299,9 +326,9 @@ def test_a_pickled_folder_loads_like_a_safe_one(folder, family):
 @FAMILIES
 def test_a_head_of_another_kind_is_dropped(folder, family):
     made = folder(family, "classify")
-    made.config["architectures"] = ["GPT2LMHeadModel" if family == "gpt2" else "BertModel"]
-    dropped = {"gpt2": ["score.weight"], "bert": ["classifier.bias", "classifier.weight"]}
-    assert made.load().report.dropped == dropped[family]
+    made.config["architectures"] = [next(iter(CLASS[family].ARCHITECTURES.values()))]
+    dropped = ["classifier.bias", "classifier.weight"] if family == "bert" else ["score.weight"]
+    assert made.load().report.dropped == dropped
 
 
 def test_a_head_that_config_json_promises_is_not_made_up(folder):
@@ -327,20 +354,20 @@ def test_a_new_head_is_announced_and_drawn_from_the_seed(folder, family):
         model = made.load(kind="classify", labels=["bad", "good", "odd"])
         heads.append(model.new[-1].weight)
     pooler = ["bert.pooler.dense.weight", "bert.pooler.dense.bias"]
-    new = {"gpt2": ["score.weight"], "bert": [*pooler, "classifier.weight", "classifier.bias"]}
-    assert model.report.new == new[family]  # in the model's order, or a seed would mean another head in each process
+    new = [*pooler, "classifier.weight", "classifier.bias"] if family == "bert" else ["score.weight"]
+    assert model.report.new == new  # in the model's order, or a seed would mean another head in each process
     assert model.report.fault("") is None
     assert model(IDS).shape == (1, 3) and model.config.labels == ["bad", "good", "odd"]
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
     assert 0.005 < heads[0].std() < 0.05  # as `init_parameter` draws it
-    kept = {name: p for name, p in model.named_parameters() if name not in new[family]}
+    kept = {name: p for name, p in model.named_parameters() if name not in new}
     assert kept and all(torch.equal(p, made.original[name]) for name, p in kept.items())
 
 
 @FAMILIES
 def test_a_head_for_the_same_labels_is_kept_and_one_for_others_is_replaced(folder, family):
     made = folder(family, "classify")
-    head = {"gpt2": "score.weight", "bert": "classifier.weight"}[family]
+    head = "classifier.weight" if family == "bert" else "score.weight"
     for labels in None, ["LABEL_0", "LABEL_1"], ("LABEL_0", "LABEL_1"):
         model = made.load(kind="classify", labels=labels)
         assert model.report.new == [] and same(model, made.original)
@@ -445,22 +472,22 @@ def test_one_error_names_ten_keys_at_most(folder, family):
     few = dict(list(made.tensors.items())[:4])
     lacking = [name for name in made.tensors if name not in few]
     made.tensors = few
-    made.config |= {"n_layer": 2, "num_hidden_layers": 2}
+    made.config |= depth(family, 2)
     message = made.refused("the weights lack")
     assert sum(name in message for name in lacking) == 10 and "; …" in message
 
 
 @FAMILIES
 def test_the_number_of_layers_must_be_that_of_the_file(folder, family):
-    depth = {"gpt2": "n_layer", "bert": "num_hidden_layers"}[family]
     made = folder(family, LM[family])
-    made.config[depth] = 1
+    made.config |= depth(family, 1)
     made.refused("hold unknown", ".1.")
-    made.config[depth] = 3
+    made.config |= depth(family, 3)
     made.refused("the weights lack", ".2.")
-    made.config[depth] = 2**24  # would take hours and all memory
-    made.refused("config.json", f"{depth} is {2**24}, the weights hold fewer")
-    del made.config[depth]  # then there are 12, as in the first published one
+    made.config |= depth(family, 2**24)  # would take hours and all memory
+    made.refused("config.json", f"{DEPTH[family]} is {2**24}, the weights hold fewer")
+    for name in depth(family, 2):
+        del made.config[name]  # then there are as many as transformers takes them to be, 12 or 24
     made.refused("the weights lack", ".2.")
 
 
@@ -511,6 +538,22 @@ FAULTS = [
     ("gpt2", {"activation_function": "gelu_nwe"}, "did you mean 'gelu_new'?"),
     ("gpt2", {"vocab_size": 51}, "(50, 8) in the file, (51, 8) in the model"),
     ("gpt2", {"vocab_size": 2**24, "n_embd": 2**24, "n_inner": 2**24}, "have another shape"),
+    ("gpt_neo", {"num_heads": 3}, "hidden_size 8 cannot be shared among 3 heads (num_heads)"),
+    ("gpt_neo", {"activation_function": "gelu_nwe"}, "did you mean 'gelu_new'?"),
+    ("gpt_neo", {"attention_types": "local"}, "attention_types is 'local', but must be of type list"),
+    ("gpt_neo", {"attention_types": ["local"]}, "attention_types is ['local'], but must be like [[["),
+    ("gpt_neo", {"attention_types": [[["lokal"], 2]]}, "attention_types is [[['lokal'], 2]], but must be like [[["),
+    ("gpt_neo", {"attention_types": [[["local"], "2"]]}, "attention_types is [[['local'], '2']], but must be like"),
+    ("gpt_neo", {"attention_types": [[["local"], 10**12]]}, f"names {10**12} blocks, but num_layers is 2"),
+    ("gpt_neo", {"num_layers": 3}, "attention_types names 2 blocks, but num_layers is 3; make them agree"),
+    ("gpt_neo", {"window_size": 0}, "window_size is 0, but must lie between 1 and"),
+    ("opt", {"num_attention_heads": 3}, "hidden_size 8 cannot be shared among 3 heads (num_attention_heads)"),
+    ("opt", {"activation_function": "rleu"}, "did you mean 'relu'?"),
+    ("opt", {"word_embed_proj_dim": 4}, "the weights lack model.decoder.project_in.weight; model.decoder.project_out"),
+    ("opt", {"do_layer_norm_before": False}, "hold unknown model.decoder.final_layer_norm"),
+    ("opt", {"enable_bias": False}, "hold unknown model.decoder.layers.0.fc1.bias"),
+    ("opt", {"layer_norm_elementwise_affine": False}, "hold unknown model.decoder.final_layer_norm.bias"),
+    ("opt", {"do_layer_norm_before": 1}, "do_layer_norm_before is 1, but must be of type bool"),
     ("bert", {"hidden_size": [8]}, "hidden_size is [8], but must be of type int"),
     ("bert", {"num_attention_heads": 3}, "hidden_size 8 cannot be shared among num_attention_heads 3"),
     ("bert", {"hidden_act": "glu"}, "hidden_act 'glu' is none of gelu"),
@@ -539,9 +582,10 @@ def test_labels_that_are_no_numbered_names_are_refused(folder, labels):
 @FAMILIES
 def test_a_shape_that_no_machine_holds_is_refused_before_it_is_drawn(folder, family):
     made = folder(family, LM[family])
-    width, depth = {"gpt2": ("n_embd", "n_layer"), "bert": ("hidden_size", "num_hidden_layers")}[family]
-    for field, value, message in (width, 2**22, "a model of this shape takes"), (depth, 2**24, f"{depth} is {2**24}"):
-        (made.path / "config.json").write_text(json.dumps(made.config | {field: value}))
+    wide = {"n_embd" if family == "gpt2" else "hidden_size": 2**22}
+    deep = depth(family, 2**24)
+    for changes, message in (wide, "a model of this shape takes"), (deep, f"{DEPTH[family]} is {2**24}"):
+        (made.path / "config.json").write_text(json.dumps(made.config | changes))
         with pytest.raises(minift.Error, match=message):
             minift.load_model(f"random:{made.path}")
 

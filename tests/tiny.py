@@ -5,7 +5,7 @@ import json
 import torch
 
 import minift
-from minift.models import bart, bert, distilbert, gpt2, roberta
+from minift.models import bart, bert, distilbert, gpt2, gpt_neo, opt, roberta
 from minift.tokenizers.bpe import CHARACTERS
 
 WORDS = ["the", "film", "meal", "was", "good", "bad", "very", "not", "dull", "fine", "and", "never", "again"]
@@ -23,16 +23,39 @@ def bert_folder(path):
     return folder(path, bert.BERT(config), files)
 
 
-def gpt2_folder(path):
-    """A GPT-2 of two blocks with random weights, for texts of up to 48 tokens; its BPE knows nine merges."""
-    tokens = [*CHARACTERS, *(merge.replace(" ", "") for merge in MERGES), "<|endoftext|>"]
-    config = gpt2.Config(vocab_size=len(tokens), n_positions=48, n_embd=16, n_layer=2, n_head=2)
-    files = {
+def bpe(tokens, **config):
+    """The files of a BPE that knows nine merges."""
+    return {
         "vocab.json": json.dumps({token: i for i, token in enumerate(tokens)}),
         "merges.txt": "#version: 0.2\n" + "\n".join(MERGES) + "\n",
-        "tokenizer_config.json": json.dumps({"tokenizer_class": "GPT2Tokenizer"}),
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "GPT2Tokenizer"} | config),
     }
-    return folder(path, gpt2.GPT2(config), files)
+
+
+MERGED = [*CHARACTERS, *(merge.replace(" ", "") for merge in MERGES)]
+
+
+def gpt2_folder(path):
+    """A GPT-2 of two blocks with random weights, for texts of up to 48 tokens."""
+    tokens = [*MERGED, "<|endoftext|>"]
+    config = gpt2.Config(vocab_size=len(tokens), n_positions=48, n_embd=16, n_layer=2, n_head=2)
+    return folder(path, gpt2.GPT2(config), bpe(tokens))
+
+
+def gpt_neo_folder(path):
+    """A GPT-Neo of two blocks with random weights, for texts of up to 48 tokens; its second block sees seven."""
+    tokens, types = [*MERGED, "<|endoftext|>"], [[["global", "local"], 1]]
+    sizes = {"max_position_embeddings": 48, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "window_size": 7}
+    return folder(path, gpt_neo.GPTNeo(gpt_neo.Config(len(tokens), attention_types=types, **sizes)), bpe(tokens))
+
+
+def opt_folder(path):
+    """An OPT of two blocks with random weights, for texts of up to 48 tokens."""
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *MERGED]
+    sizes = {"max_position_embeddings": 48, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    special = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
+    files = bpe(tokens, add_bos_token=True, **special)
+    return folder(path, opt.OPT(opt.Config(len(tokens), ffn_dim=24, **sizes)), files)
 
 
 def folder(path, model, files):
@@ -63,15 +86,12 @@ def tsv(path, rows):
 
 def bart_folder(path):
     """A BART of two layers a side with random weights, for texts of up to 24 tokens; its BPE knows nine merges."""
-    tokens = ["<s>", "<pad>", "</s>", "<unk>", *CHARACTERS, *(merge.replace(" ", "") for merge in MERGES), "<mask>"]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *MERGED, "<mask>"]
     sizes = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 2), ("ffn_dim", 48))}
     sizes |= {f"{side}_attention_heads": 2 for side in ("encoder", "decoder")}
     ends = {"eos_token_id": 2, "decoder_start_token_id": 2, "pad_token_id": 1}
     config = bart.Config(vocab_size=len(tokens), max_position_embeddings=24, d_model=32, dropout=0.0, **sizes)
-    files = {
-        "vocab.json": json.dumps({token: i for i, token in enumerate(tokens)}),
-        "merges.txt": "#version: 0.2\n" + "\n".join(MERGES) + "\n",
-        "tokenizer_config.json": json.dumps({"tokenizer_class": "BartTokenizer"}),
+    files = bpe(tokens, tokenizer_class="BartTokenizer") | {
         "generation_config.json": json.dumps({**ends, "forced_eos_token_id": 2, "max_length": 24}),
     }
     return folder(path, bart.BART(config), files)

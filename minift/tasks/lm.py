@@ -46,7 +46,8 @@ class LM:
         T, windows = self.max_length, []
         for text in texts(table):
             edge = [] if self.tokenizer.eos is None else [self.tokenizer.eos]
-            ids, size = [*edge, *self.tokenizer.encode(text), *edge], len(text.encode("utf-8", "surrogatepass"))
+            ids, size = [*self.tokenizer.encode(text), *edge], len(text.encode("utf-8", "surrogatepass"))
+            ids = ids if ids[:1] == edge else [*edge, *ids]  # OPT's tokenizer has put it there
             done = 1  # the first token is given
             while done < len(ids):
                 start = max(0, done - 1 - (T - stride))
@@ -100,7 +101,8 @@ class LM:
 
     def show(self, model, table: data.Table, examples, outputs) -> str:
         """How the model continues the prompt; without one, the first words of the first text."""
-        start = self.tokenizer.decode(self.tokenizer.encode(next(texts(table)))[: min(16, self.max_length // 2)])
+        first = self.tokenizer.encode(next(texts(table)))[: min(16, self.max_length // 2)]
+        start = self.tokenizer.decode(first, skip_special=True)
         prompt = self.prompt or start.rpartition(" ")[0] or start  # whole words
         settings = {"temperature": 0.8, "top_k": 50, "seed": self.seed, "max_new_tokens": 60}
         found = generation.generate(model, self.tokenizer, prompt, **settings)

@@ -1,5 +1,5 @@
 """Byte-pair encoding as in GPT-2 (Sennrich et al. 2016, arXiv:1508.07909; Radford et al. 2019, section 2.2), and with
-the ids and the special tokens of RoBERTa and BART.
+the ids and the special tokens of RoBERTa and BART, or of OPT.
 
 A text is cut into words by a pattern, each word becomes its UTF-8 bytes, and neighbouring pieces are merged in
 the order in which training found them, the most frequent pair first. Every byte is a token, so every text has
@@ -18,7 +18,7 @@ import tiktoken
 
 from ..errors import Error
 from ..files import read_text
-from . import Folder, checked, fit, write_files
+from . import Folder, _content, checked, fit, write_files
 
 # GPT-2's pattern: English contractions, words, numbers, other signs, each with the space before it, then white space.
 # It is tiktoken's own wording, which never gives back what it has matched ("++") and so takes linear time, but in
@@ -29,7 +29,10 @@ PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\
 SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Python's \s has four more
 LONG_SPACE = re.compile(f"(?<![{SPACE}])[{SPACE}]{{100000,}}+(?=.)", re.DOTALL)
 
-# How RoBERTa and BART spell their special tokens: <s> text </s>, or <s> text </s></s> pair </s>. GPT-2 adds none.
+# The special tokens before a text, between it and another, and behind. GPT-2 adds none; RoBERTa and BART write
+# <s> text </s>, or <s> text </s></s> pair </s>; OPT writes </s> text, or </s> text </s> pair.
+BARE, AROUND, BEFORE = ((), (), ()), (("cls",), ("sep", "sep"), ("sep",)), (("bos",), ("bos",), ())
+# How they are spelt where the folder does not say it.
 ROBERTA = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
 GPT2 = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
 
@@ -49,13 +52,15 @@ BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
 
 class BPE:
     """GPT-2's tokenizer, which adds no special tokens (`eos` is <|endoftext|>, `pad` None unless the folder has one),
-    or RoBERTa's and BART's, which put <s> and </s> around a text."""
+    or RoBERTa's and BART's, which put <s> and </s> around a text, or OPT's, which puts </s> before it."""
 
     def __init__(self, folder: Folder):
-        vocab, vocab_path, merges, place, prefix_space, self._around = _read(folder)
-        usual, required = (ROBERTA, ("cls", "sep")) if self._around else (GPT2, ())
+        vocab, vocab_path, merges, place, prefix_space, form = _read(folder)
+        self._around = form == AROUND
+        usual, required = (ROBERTA, ("cls", "sep")) if self._around else (GPT2, form[0])
         tokens, self._special, named = folder.vocabulary(vocab, vocab_path, usual, required)
         self.pad, self.eos, self.bos, self.unk, self.cls, self.sep, self.mask = named
+        self._form = [[getattr(self, name) for name in names] for names in form]
         self.vocab_size, self.max_length, self.files = len(tokens), folder.max_length, folder.files
         self._prefix_space = folder.config.get("add_prefix_space", prefix_space)
         self._bytes = [_bytes(token) for token in tokens]
@@ -71,7 +76,7 @@ class BPE:
 
     def encode(self, text: str, pair: str | None = None, max_length: int | None = None) -> list[int]:
         """The ids of `text`, then those of `pair`. "<|endoftext|>" or "</s>" in a text is plain text."""
-        start, middle, end = ([self.cls], [self.sep] * 2, [self.sep]) if self._around else ([], [], [])
+        start, middle, end = self._form
         if pair is None:
             a, _ = fit(self._encode(text), [], max_length, special=len(start + end))
             return [*start, *a, *end]
@@ -79,7 +84,7 @@ class BPE:
         return [*start, *a, *middle, *b, *end]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids without <s> and </s>, and where each stands in `text`: (start, end) in characters, with the space
+        """The ids without special tokens, and where each stands in `text`: (start, end) in characters, with the space
         before a word; RoBERTa's without it, as the reference has it.
 
         Where several tokens make up one character (an emoji is four bytes), each of them has all of it.
@@ -140,16 +145,15 @@ def _bytes(token):
 
 
 def _read(folder):
-    """(token -> id, its file, [(number, merge)], their place in words, whether a text gets a space before it, whether
-    it stands between <s> and </s>)."""
+    """(token -> id, its file, [(number, merge)], their place in words, whether a text gets a space before it, which
+    special tokens)."""
     if "tokenizer.json" in folder.files:  # which goes first in transformers, too
         return _read_json(folder)
     for name in ("vocab.json", "merges.txt"):
         if name not in folder.files:
             raise Error(f"{folder.path}: no {name}; BPE needs vocab.json and merges.txt, or tokenizer.json")
-    for option in ("add_bos_token", "add_eos_token"):
-        if folder.config.get(option):
-            raise Error(f"{folder.path / 'tokenizer_config.json'}: {option} is set, but minift's BPE adds no tokens")
+    if folder.config.get("add_eos_token"):
+        raise Error(f"{folder.path / 'tokenizer_config.json'}: add_eos_token is set, but minift adds none")
     path = folder.path / "merges.txt"
     lines = [(number, line.removesuffix("\r")) for number, line in enumerate(read_text(path).split("\n"), 1)]
     if lines[0][1].startswith("#version"):
@@ -157,11 +161,13 @@ def _read(folder):
     while lines and not lines[-1][1]:
         lines.pop()
     vocab, name = folder.json("vocab.json"), folder.config.get("tokenizer_class")
-    if isinstance(name, str):
-        around = name.startswith(("Bart", "Roberta"))
+    if folder.config.get("add_bos_token"):
+        form = BEFORE
+    elif isinstance(name, str):
+        form = AROUND if name.startswith(("Bart", "Roberta")) else BARE
     else:  # bart-base says nothing; its ids do
-        around = (vocab.get("<s>"), vocab.get("</s>")) == (0, 2)
-    return vocab, folder.path / "vocab.json", lines, f"{path}, line", False, around
+        form = AROUND if (vocab.get("<s>"), vocab.get("</s>")) == (0, 2) else BARE
+    return vocab, folder.path / "vocab.json", lines, f"{path}, line", False, form
 
 
 def _read_json(folder):
@@ -171,7 +177,8 @@ def _read_json(folder):
     strange = [option for option in FOREIGN if model.get(option)]
     if splitter.get("use_regex") is False:
         strange.append("use_regex=false")
-    for step in after.get("processors", [after]):
+    form = AROUND if after.get("type") == "RobertaProcessing" else _template(after, folder.config.get("bos_token"))
+    for step in after.get("processors", [after]) if form == BARE else ():
         if step.get("special_tokens") or step.get("type") == "BertProcessing":
             strange.append(f"special tokens added by {step['type']}")
     if strange:
@@ -180,8 +187,16 @@ def _read_json(folder):
         if not isinstance(model.get(key), kind):
             raise Error(f"{path}: its model has no {key}")
     merges = list(enumerate(model["merges"], 1))
-    around = after.get("type") == "RobertaProcessing"
-    return model["vocab"], path, merges, f"{path}, merge", splitter.get("add_prefix_space", False), around
+    return model["vocab"], path, merges, f"{path}, merge", splitter.get("add_prefix_space", False), form
+
+
+def _template(after, bos):
+    """OPT's form, where a tokenizer.json has it; earlier ones have no token between a text and its pair."""
+    steps = [part["id"] for key in ("single", "pair") for step in after.get(key) or () for part in step.values()]
+    bos = _content(bos)
+    if steps == [bos, "A", bos, "A", bos, "B"]:
+        return BEFORE
+    return (("bos",), (), ()) if steps == [bos, "A", bos, "A", "B"] else BARE
 
 
 def _ranked(vocab, vocab_path, merges, place):
