@@ -16,7 +16,7 @@ from torch import nn
 
 from . import files, fingerprints, hub, safetensors, tokenizers, weights
 from .errors import Error, nearest
-from .models import bart, bert, bert2bert, gpt2, t5
+from .models import awd_lstm, bart, bert, bert2bert, gpt2, t5
 
 FAMILIES = {  # config.json's model_type: (the file, its model, its configuration)
     "gpt2": (gpt2, gpt2.GPT2, gpt2.Config),
@@ -24,6 +24,7 @@ FAMILIES = {  # config.json's model_type: (the file, its model, its configuratio
     "bart": (bart, bart.BART, bart.Config),
     "marian": (bart, bart.Marian, bart.MarianConfig),
     "t5": (t5, t5.T5, t5.Config),
+    "awd_lstm": (awd_lstm, awd_lstm.AWDLSTM, awd_lstm.Config),
     "encoder-decoder": (bert2bert, bert2bert.BERT2BERT, bert2bert.Config),
 }
 

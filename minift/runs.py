@@ -14,7 +14,7 @@ from . import adapters, data, files, hub, optim, plots, pretrained, settings, tr
 from .errors import Error, nearest
 from .tasks.classify import Classify
 from .tasks.denoise import Denoise
-from .tasks.lm import LM
+from .tasks.lm import LM, Streams
 from .tasks.mlm import MLM
 from .tasks.translate import Translate
 
@@ -54,15 +54,15 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     values = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v is not None}
     options = prepare(settings.make(settings.Finetune, values))
     options.model = options.model or EMBEDDED[task][0]
-    options.batch_size = options.batch_size or TASKS[task].usual_batch
-    options.epochs = options.epochs or TASKS[task].usual_epochs
     tables, origin, labels = read_tables(task, options, memory)
     folder = new_folder(task, options.out)
 
     model, tokenizer = start(memory.get("model", options.model), TASKS[task].kinds, labels)
     model.to(options.device)
     limit = min(options.max_length or model.longest, model.longest)
-    worker = new_worker(task, tokenizer, labels, limit, options)
+    worker = new_worker(task, tokenizer, labels, limit, options, model)
+    options.batch_size = options.batch_size or worker.usual_batch
+    options.epochs = options.epochs or worker.usual_epochs
     examples = {k: worker.training(table) if k == "train" else worker.examples(table) for k, table in tables.items()}
     learning, total = adapters.choose(model, options.tune)
     model.recompute = options.recompute
@@ -234,11 +234,13 @@ def start(model, kinds: tuple, labels: list[str] | None):
     return pretrained.with_head(module, kinds, labels), tokenizer
 
 
-def new_worker(task: str, tokenizer, labels, limit: int, options):
+def new_worker(task: str, tokenizer, labels, limit: int, options, model):
     if task == "classify":
         return Classify(tokenizer, labels, options.regression, limit)
     if task == "translate":
         return Translate(tokenizer, limit, options.prefix, options.metric, options.smoothing, options.beams)
+    if task == "lm" and hasattr(model, "bptt"):
+        return Streams(tokenizer, limit, options.seed, options.prompt, model.bptt)
     return TASKS[task](tokenizer, limit, options.seed, options.prompt)
 
 
@@ -263,6 +265,8 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
     lengths = [len(example["ids"]) for example in examples["train"]]
 
     def batches(epoch):
+        if hasattr(worker, "in_order"):
+            return worker.in_order(len(lengths), options.batch_size)
         size = None if options.batch_tokens else options.batch_size
         return data.length_batches(lengths, size, options.batch_tokens, options.seed, epoch)
 
@@ -364,7 +368,7 @@ def ready(model):
     said, regression = module.config.extra.get("minift", {}), module.config.extra.get("problem_type") == "regression"
     limit = said.get("max_length") or module.longest
     options = settings.Finetune(regression=regression, prefix=said.get("prefix", ""))
-    return new_worker(task, tokenizer, module.config.labels, limit, options), module
+    return new_worker(task, tokenizer, module.config.labels, limit, options, module), module
 
 
 def say_cut(worker, say):
