@@ -159,7 +159,8 @@ class Streams(LM):
         if self.at is None or len(self.at) < len(at) or not torch.equal(self.at[: len(at)] + 1, at):
             self.state = {}
         cache = {layer: tuple(part[: len(at)] for part in pair) for layer, pair in self.state.items()}
-        found = super().losses(model, batch | {"cache": cache})
+        ones = torch.ones_like(batch["mask"])  # only the text's last window is padded, and nothing comes behind it
+        found = super().losses(model, batch | {"cache": cache, "mask": ones})
         self.state, self.at = {layer: tuple(p.detach() for p in pair) for layer, pair in cache.items()}, at
         return found
 
