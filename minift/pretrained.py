@@ -14,7 +14,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from . import files, fingerprints, hub, safetensors, tokenizers, weights
+from . import fastai, files, fingerprints, hub, safetensors, tokenizers, weights
 from .errors import Error, nearest
 from .models import awd_lstm, bart, bert, bert2bert, gpt2, t5
 
@@ -160,8 +160,9 @@ def assign(folder, module, model: nn.Module, tensors: dict[str, torch.Tensor], f
     bare = not any(canonical(key).startswith(module.PREFIX) for key in tensors)
 
     found = {}  # by the parameter's name here: (key in the file, whether it is stored transposed)
+    renamed = getattr(module, "renamed", str)  # of a family whose files do not agree
     for key in tensors:
-        name = canonical(key)
+        name = renamed(canonical(key))
         if bare and name not in known:
             name = module.PREFIX + name
         name, transposed = known.get(name, (name, False))
@@ -216,10 +217,10 @@ def canonical(key: str) -> str:
 def read_config(folder: Path):
     """(module of the family, its class, its Config, kind of head, generation settings) of a folder."""
     path = folder / "config.json"
-    if not path.exists():
+    if not path.exists() and not fastai.is_one(folder):
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         raise Error(f"{folder}: no config.json, so this is no model folder; it holds {found}")
-    raw = read_object(path)
+    raw = read_object(path) if path.exists() else fastai.config(folder)
     family = raw.pop("model_type", None)
     if family is None:  # early files do not say it; the one that most of the fields belong to
         shared = {name: sum(f.name in raw for f in fields(Config)) for name, (_, _, Config) in FAMILIES.items()}

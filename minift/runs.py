@@ -61,8 +61,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     model.to(options.device)
     limit = min(options.max_length or model.longest, model.longest)
     worker = new_worker(task, tokenizer, labels, limit, options, model)
-    options.batch_size = options.batch_size or worker.usual_batch
-    options.epochs = options.epochs or worker.usual_epochs
+    options.batch_size, options.epochs = options.batch_size or worker.usual_batch, options.epochs or worker.usual_epochs
     examples = {k: worker.training(table) if k == "train" else worker.examples(table) for k, table in tables.items()}
     learning, total = adapters.choose(model, options.tune)
     model.recompute = options.recompute
@@ -239,9 +238,8 @@ def new_worker(task: str, tokenizer, labels, limit: int, options, model):
         return Classify(tokenizer, labels, options.regression, limit)
     if task == "translate":
         return Translate(tokenizer, limit, options.prefix, options.metric, options.smoothing, options.beams)
-    if task == "lm" and hasattr(model, "bptt"):
-        return Streams(tokenizer, limit, options.seed, options.prompt, model.bptt)
-    return TASKS[task](tokenizer, limit, options.seed, options.prompt)
+    kind, more = (Streams, [model.bptt]) if task == "lm" and hasattr(model, "bptt") else (TASKS[task], [])
+    return kind(tokenizer, limit, options.seed, options.prompt, *more)
 
 
 def pair(model):
@@ -263,16 +261,11 @@ def new_folder(task: str, out: str | None) -> Path:
 def fit(worker, model, tables, examples, options, folder=None, memory=()) -> train.History:
     """Train the model, with the log in the folder. `memory` names what was given in memory, for config.toml."""
     lengths = [len(example["ids"]) for example in examples["train"]]
-
-    def batches(epoch):
-        if hasattr(worker, "in_order"):
-            return worker.in_order(len(lengths), options.batch_size)
-        size = None if options.batch_tokens else options.batch_size
-        return data.length_batches(lengths, size, options.batch_tokens, options.seed, epoch)
-
+    size, ordered = None if options.batch_tokens else options.batch_size, getattr(worker, "in_order", None)
+    mixed = lambda epoch: data.length_batches(lengths, size, options.batch_tokens, options.seed, epoch)
     plan, steps = [], 0
     while steps < options.max_steps if options.max_steps else len(plan) < options.epochs:
-        plan.append(batches(len(plan)))
+        plan.append(ordered(len(lengths), options.batch_size) if ordered else mixed(len(plan)))
         steps += math.ceil(len(plan[-1]) / options.accumulate)
     if folder:
         files.write_text(folder / "config.toml", toml(worker.name, options, memory))  # makes the folder

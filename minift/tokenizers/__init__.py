@@ -36,7 +36,7 @@ def one(folder):
     from .words import Words
 
     source = Folder(folder)
-    if "words.json" in source.files:
+    if "words.json" in source.files or (not source.files and any(source.path.glob("*.pkl"))):
         return Words.load(folder)
     model = source.part("tokenizer.json", "model")
     kind = model.get("type")

@@ -18,11 +18,12 @@ quotes, loses it.
 
 import html
 import json
+import pickletools
 import re
 from pathlib import Path
 
 from ..errors import Error
-from ..files import read_json
+from ..files import read_bytes, read_json
 from . import checked, fit, write_files
 
 MOST_KNOWN = 100_000  # words whose tokens are remembered
@@ -88,8 +89,11 @@ class Words:
 
     @classmethod
     def load(cls, folder):
-        """The words that `save` put into a folder."""
+        """The words that `save` put into a folder, or fastai into its .pkl."""
         path = Path(folder) / FILE
+        if not path.exists():
+            path, words, _ = pickled(folder)
+            return cls(words, where=path)
         said = read_json(path)
         if not isinstance(said, dict) or not isinstance(said.get("itos"), list):
             raise Error(f'{path}: must hold {{"markers": true, "lower": true, "itos": [words by id]}}')
@@ -177,3 +181,62 @@ class Words:
         for case, mark in (ALL_CAPS, MARK[UP]), (CAPITALISED, MARK[MAJ]):
             text = case.sub(lambda m, mark=mark: m[1] + (f"{mark} " if len(m[2]) > 1 else "") + m[2].lower(), text)
         return text.strip()
+
+
+def labels(folder) -> list[str] | None:
+    """The names that a classifier of fastai's keeps beside its words."""
+    return pickled(folder)[2]
+
+
+def pickled(folder) -> tuple[Path, list, list | None]:
+    """(path, words, labels or None) of fastai's vocabulary in a folder."""
+    found = sorted(Path(folder).glob("*.pkl"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "no .pkl"
+        raise Error(f"{folder}: holds {names}, where one vocabulary (itos….pkl) is needed")
+    value = lists(found[0])
+    if len(value) == 2 and all(isinstance(part, list) for part in value):
+        return found[0], *value
+    return found[0], value, None
+
+
+STRINGS = ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+PUT, GET = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), ("GET", "BINGET", "LONG_BINGET")
+
+
+def lists(path) -> list:
+    """What a pickle of lists of strings holds. A pickle is a program; this reads the few of its instructions that
+    make lists and strings, and refuses the file at any other, so that nothing of it is ever run."""
+    stack, marks, memo = [], [], {}
+    try:
+        for code, argument, _ in pickletools.genops(read_bytes(path)):
+            name = code.name
+            if name in STRINGS:
+                stack.append(argument)
+            elif name == "MARK":
+                marks.append(len(stack))
+            elif name in ("EMPTY_LIST", "EMPTY_TUPLE"):
+                stack.append([])
+            elif name in ("LIST", "TUPLE", "APPENDS"):
+                start = marks.pop()
+                stack[start:], new = [], stack[start:]
+                stack[-1].extend(new) if name == "APPENDS" else stack.append(new)
+            elif name == "TUPLE2":
+                stack[-2:] = [stack[-2:]]
+            elif name == "APPEND":
+                stack[-2].append(stack.pop())
+            elif name in PUT:
+                memo[len(memo) if argument is None else argument] = stack[-1]
+            elif name in GET:
+                stack.append(memo[argument])
+            elif name not in ("PROTO", "FRAME", "STOP"):
+                raise Error(
+                    f"{path}: a pickle that does more than hold words ({name} {argument or ''}); it was not run: "
+                    "save the vocabulary as a plain list, pickle.dump(list(words), f)"
+                )
+        (value,) = stack
+    except (ValueError, IndexError, KeyError, AttributeError, EOFError, OverflowError) as e:
+        raise Error(f"{path}: no pickle of a list of words ({type(e).__name__}: {str(e)[:80]})") from None
+    if not isinstance(value, list):
+        raise Error(f"{path}: holds a {type(value).__name__}, where a list of words is needed")
+    return value
