@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 import minift
-from minift import data, pretrained, pretraining, safetensors
+from minift import data, pretrained, pretraining, safetensors, train
 from minift.models import awd_lstm
 from minift.models.awd_lstm import AWDLSTM, Config
+from minift.settings import Finetune
 from minift.tasks.lm import Streams
 from minift.tokenizers.words import SPECIAL, Words
 
@@ -371,6 +372,46 @@ def test_a_classifier_is_made_of_a_language_model_in_a_folder_or_in_memory(tmp_p
         _ = found.unembedding
 
 
+@KINDS
+def test_a_new_vocabulary_keeps_known_words_and_gives_others_the_mean(kind):
+    model = tiny(kind)
+    model.generation = {"eos_token_id": 2, "suppress_tokens": [0, 39], "num_beams": 2}
+    new = ["xxpad", "xxunk", "other", "word5", "xxbos", "word0", "more"]
+    found = awd_lstm.adapted(model, WORDS, new)
+    ids = [WORDS.index(word) if word in WORDS else -1 for word in new]
+    for row, id in enumerate(ids):
+        weight = model.encoder.weight.mean(0) if id < 0 else model.encoder.weight[id]
+        assert torch.equal(found.encoder.weight[row], weight)
+    assert found.config.vocab_size == 7 and found.config.pad_token_id == 0
+    assert found.generation == {"eos_token_id": 4, "suppress_tokens": [1], "num_beams": 2}
+    known = [row for row, id in enumerate(ids) if id >= 0]
+    theirs = model(torch.tensor([[ids[row] for row in known]]))
+    ours = found(torch.tensor([known]))
+    close(
+        ours if kind == "classify" else ours[..., known],
+        theirs if kind == "classify" else theirs[..., [ids[r] for r in known]],
+    )
+    if kind == "lm":
+        close(found.decoder.bias[2], model.decoder.bias.mean())
+        assert found.unembedding[0] is found.encoder.weight
+    with pytest.raises(minift.Error, match="41 words, the embedding 40 rows"):
+        awd_lstm.adapted(model, [*WORDS, "one"], new)
+
+
+def test_the_best_epoch_has_its_running_figures_too():
+    model, scores, seen = tiny("classify", torch.float32).train(), iter([0.5, 0.9, 0.1]), []
+
+    def evaluate(model):
+        seen.append(model.layers[0].running_mean.clone())
+        return {"accuracy": next(scores)}
+
+    batch = {"ids": torch.cat((text(6), text(6, 1))), "mask": torch.ones(2, 6), "target": torch.tensor([0, 1])}
+    loss = lambda model, b: (F.cross_entropy(model(b["ids"], b["mask"]), b["target"], reduction="sum"), 2)
+    how = Finetune(lr=0.01, precision="fp32")
+    train.train(model, [[[0]]] * 3, lambda rows: batch, loss, how, evaluate, lambda metrics: metrics["accuracy"])
+    assert torch.equal(model.layers[0].running_mean, seen[1]) and not torch.equal(seen[1], seen[2])
+
+
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -393,6 +434,7 @@ def test_writing_from_a_padded_batch_is_writing_one_by_one(side, how):
 def test_what_is_written_goes_on_behind_the_prompt_with_its_spaces():
     words = Words([*SPECIAL, "the", "cat", ",", "."])
     model = tiny(dtype=torch.float32, vocab_size=13)
+    model.decoder.bias.data[: len(SPECIAL)] = -50.0  # words alone
     found = minift.generate(model, words, "The cat", max_new_tokens=12, temperature=1.0, seed=0)
     assert found and (found[0] in " ,.")
 

@@ -13,7 +13,7 @@ one text; where the number changes, the state begins anew. Run me: python -m min
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -141,7 +141,7 @@ class AWDLSTM(nn.Module):
 
     @torch.no_grad()
     def init_parameter(self, name, p):
-        """Orthogonal gates that forget little (Jozefowicz et al. 2015, section 2.2: a bias of 1) and words of length 4.
+        """Orthogonal gates that forget little (Jozefowicz et al. 2015, section 2.2: a bias of 1) and words of length 2.
         Published models began with smaller words and uniform weights, through which so little passes that a model
         knows no more than how frequent words are for many steps; they took rates of 30."""
         if name.endswith("bias_ih_l0"):
@@ -153,7 +153,7 @@ class AWDLSTM(nn.Module):
             for gate in p.chunk(4):
                 nn.init.orthogonal_(gate)
             return p
-        return p.normal_(0.0, 4 * p.shape[1] ** -0.5) if "coder" in name else nn.init.kaiming_uniform_(p, 5**0.5)
+        return p.normal_(0.0, 2 * p.shape[1] ** -0.5) if "coder" in name else nn.init.kaiming_uniform_(p, 5**0.5)
 
     @property
     def blocks(self):
@@ -246,6 +246,26 @@ class AWDLSTM(nn.Module):
     def forward(self, ids, mask=None):
         """ids (B, T) -> logits: (B, T, V) of a language model, (B, labels) of a classifier."""
         return self.head(self.pooled(ids, mask) if self.kind == "classify" else self.hidden(ids, mask))
+
+
+@torch.no_grad()
+def adapted(model: AWDLSTM, old: list[str], new: list[str]) -> AWDLSTM:
+    """The model for another vocabulary: words that it knows keep their vectors and biases, others begin with the mean
+    of all (Howard and Ruder, section 3.2; as fastai does). `old` and `new` list the words by id."""
+    if len(old) > model.config.vocab_size:
+        raise Error(f"the old vocabulary has {len(old)} words, the embedding {model.config.vocab_size} rows")
+    at = {word: id for id, word in reversed([*enumerate(old)])}
+    ids = {at[word]: id for id, word in reversed([*enumerate(new)]) if word in at}  # old -> new
+    rows, pad = [at.get(word, -1) for word in new], model.config.pad_token_id
+    fresh = type(model)(replace(model.config, vocab_size=len(new), pad_token_id=ids.get(pad)), model.kind)
+    state = model.state_dict()
+    for name in {"encoder.weight", "decoder.weight", "decoder.bias"} & state.keys():
+        state[name] = torch.cat((state[name], state[name].mean(0, keepdim=True)))[rows]
+    fresh.to(model.encoder.weight).load_state_dict(state)
+    moved = lambda value: [ids[id] for id in value if id in ids] if isinstance(value, list) else ids.get(value)
+    said = getattr(model, "generation", {}).items()
+    fresh.generation = {k: moved(v) if k.endswith(("token_id", "tokens")) else v for k, v in said}
+    return fresh.eval()
 
 
 def right_padded(mask) -> bool:
