@@ -53,7 +53,8 @@ class Rules:
 
 def generate(model, tokenizer, prompt: str, **settings) -> str:
     """What a language model writes after `prompt`, or an encoder-decoder makes of it; settings as of `generate_ids`."""
-    end = next((id for id in (tokenizer.eos, tokenizer.sep, tokenizer.bos) if id is not None), None)
+    end = tokenizer.sep if tokenizer.eos is None else tokenizer.eos
+    end = tokenizer.bos if end is None else end  # words: a text ends where the next one begins
     ids = tokenizer.encode(prompt) or [end]  # GPT-2 begins a text after an end
     if settings.get("eos") is None and "eos_token_id" not in getattr(model, "generation", {}):
         settings["eos"] = end
