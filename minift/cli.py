@@ -155,7 +155,9 @@ def pretrain(commands):
         "minift pretrain lm --text books/*.txt --out runs/mine --tokens 20e6",
         run,
     )
-    parser.add_argument("task", metavar="TASK", help="lm: a GPT-2; mlm: a BERT; denoise, translate: a BART")
+    parser.add_argument(
+        "task", metavar="TASK", help="lm: a GPT-2; lstm: an AWD-LSTM; mlm: a BERT; denoise, translate: a BART"
+    )
     add_flags(parser, settings.Pretrain)
 
 

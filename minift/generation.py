@@ -54,12 +54,15 @@ class Rules:
 def generate(model, tokenizer, prompt: str, **settings) -> str:
     """What a language model writes after `prompt`, or an encoder-decoder makes of it; settings as of `generate_ids`."""
     end = tokenizer.sep if tokenizer.eos is None else tokenizer.eos
+    end = tokenizer.bos if end is None else end  # words: a text ends where the next one begins
     ids = tokenizer.encode(prompt) or [end]  # GPT-2 begins a text after an end
     if settings.get("eos") is None and "eos_token_id" not in getattr(model, "generation", {}):
         settings["eos"] = end
     device = next(model.parameters()).device
     (new,) = generate_ids(model, torch.tensor([ids], device=device), **settings)
-    return tokenizer.decode(new, skip_special=True).strip() if model.kind == "seq2seq" else tokenizer.decode(new)
+    if model.kind == "seq2seq":
+        return tokenizer.decode(new, skip_special=True).strip()
+    return tokenizer.decode([*ids, *new])[len(tokenizer.decode(ids)) :]  # a word's space hangs on what is before it
 
 
 @torch.inference_mode()

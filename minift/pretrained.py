@@ -14,9 +14,9 @@ from typing import get_args
 import torch
 from torch import nn
 
-from . import files, fingerprints, hub, lora, safetensors, tokenizers, weights
+from . import fastai, files, fingerprints, hub, lora, safetensors, tokenizers, weights
 from .errors import Error, nearest
-from .models import bart, bert, bert2bert, distilbert, gpt2, gpt_neo, opt, roberta, t5
+from .models import awd_lstm, bart, bert, bert2bert, distilbert, gpt2, gpt_neo, opt, roberta, t5
 
 FAMILIES = {  # config.json's model_type: (the file, its model, its configuration)
     "gpt2": (gpt2, gpt2.GPT2, gpt2.Config),
@@ -28,6 +28,7 @@ FAMILIES = {  # config.json's model_type: (the file, its model, its configuratio
     "t5": (t5, t5.T5, t5.Config),
     "gpt_neo": (gpt_neo, gpt_neo.GPTNeo, gpt_neo.Config),
     "opt": (opt, opt.OPT, opt.Config),
+    "awd_lstm": (awd_lstm, awd_lstm.AWDLSTM, awd_lstm.Config),
     "encoder-decoder": (bert2bert, bert2bert.BERT2BERT, bert2bert.Config),
 }
 
@@ -163,8 +164,9 @@ def assign(folder, module, model: nn.Module, tensors: dict[str, torch.Tensor], f
     bare = not any(canonical(key).startswith(module.PREFIX) for key in tensors)
 
     found = {}  # by the parameter's name here: (key in the file, whether it is stored transposed)
+    renamed = getattr(module, "renamed", str)  # of a family whose files do not agree
     for key in tensors:
-        name = canonical(key)
+        name = renamed(canonical(key))
         if bare and name not in known:
             name = module.PREFIX + name
         name, transposed = known.get(name, (name, False))
@@ -219,10 +221,10 @@ def canonical(key: str) -> str:
 def read_config(folder: Path):
     """(module of the family, its class, its Config, kind of head, generation settings) of a folder."""
     path = folder / "config.json"
-    if not path.exists():
+    if not path.exists() and not fastai.is_one(folder):
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         raise Error(f"{folder}: no config.json, so this is no model folder; it holds {found}")
-    raw = read_object(path)
+    raw = read_object(path) if path.exists() else fastai.config(folder)
     family = raw.pop("model_type", None)
     if family is None:  # early files do not say it; the one that most of the fields belong to
         shared = {name: sum(f.name in raw for f in fields(Config)) for name, (_, _, Config) in FAMILIES.items()}

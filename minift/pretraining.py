@@ -4,6 +4,7 @@ texts  -> vocabulary   trained on them (tokenizers/training.py)
        -> tokens.bin   the ids of all documents, one after the other, two bytes each: may be larger than memory
 tokens -> rows         T tokens each, in their order; every 200th row is held out to measure by
 rows   -> model        GPT-2 (lm: every token from those before it) or BERT (mlm: hidden tokens from both sides)
+                       or AWD-LSTM (lstm: as lm; its rows follow each other, and it goes on from one to the next)
 
 For translate the texts are tables of pairs, a row is a pair, and the model is a BART.
 
@@ -13,7 +14,7 @@ follow each other within a row, as they did when GPT-2 was trained, parted by <|
     T tokens of a row, `context`
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,14 @@ import torch
 
 from . import data, files, optim, pretrained, runs, settings, tokenizers, train, use
 from .errors import Error, nearest
-from .models import bart, bert, gpt2
+from .models import awd_lstm, bart, bert, gpt2
 from .tasks.denoise import Denoise
-from .tasks.lm import LM
+from .tasks.lm import LM, Streams, packed
 from .tasks.mlm import MLM
 from .tasks.translate import SOURCE, TARGET, Translate
 from .tokenizers import training
 
-TASKS = {"lm": LM, "mlm": MLM, "denoise": Denoise, "translate": Translate}
+TASKS = {"lm": LM, "mlm": MLM, "denoise": Denoise, "translate": Translate, "lstm": Streams}
 HELD = 200  # of so many rows one is held out
 BLOCK = 2**20  # characters read at once
 ID = "<u2"  # how tokens.bin stores an id
@@ -45,10 +46,15 @@ def pretrain(task: str, say=lambda line: None, **values) -> Path:
     folder = Path(options.out)
     settle(folder, task, options)
     tokenizer = vocabulary(task, options, folder, say)
-    read = stream if task in ("lm", "mlm") else table
+    read = {"lm": stream, "mlm": stream, "lstm": streams}.get(task, table)
     worker, example, lengths = read(task, tokenizer, options, folder, say)
-    held = [example(row) for row in range(HELD // 2, len(lengths), HELD)]
-    learned = [row for row in range(len(lengths)) if row % HELD != HELD // 2]
+    if task == "lstm":  # whose rows go on from each other: the last ones are held out
+        learned = [*range(len(lengths) - max(len(lengths) // HELD, 1))]
+        ids = [id for row in range(len(learned), len(lengths)) for id in example(row)["ids"]]
+        held = [packed([window]) for window in worker.windows(ids, 0, worker.stride)]
+    else:
+        held = [example(row) for row in range(HELD // 2, len(lengths), HELD)]
+        learned = [row for row in range(len(lengths)) if row % HELD != HELD // 2]
     if not held:
         found = f"{sum(lengths):,} tokens in {len(lengths)} rows are too few"
         raise Error(f"{found}: {HELD // 2 + 1} rows are the least; give more --text, or less --context")
@@ -69,7 +75,7 @@ def pretrain(task: str, say=lambda line: None, **values) -> Path:
 
     history = train.train(
         model,
-        plan(learned, lengths, options),
+        plan(worker, learned, lengths, options),
         collate,
         worker.loss,
         options,
@@ -111,7 +117,7 @@ def vocabulary(task: str, options, folder: Path, say):
     """The tokenizer in the folder, trained on the texts if there is none yet."""
     if options.model:
         pretrained.load_tokenizer(options.model).save(folder)
-    elif not any((folder / name).exists() for name in ("vocab.json", "vocab.txt")):
+    elif not any((folder / name).exists() for name in ("vocab.json", "vocab.txt", "words.json")):
         say(f"vocabulary training {options.vocab:,} tokens …")
         if task == "translate":
             texts = (row[side] for row in pairs(options.text).rows for side in row)
@@ -119,6 +125,8 @@ def vocabulary(task: str, options, folder: Path, say):
             texts = (text for path in options.text for text, _ in blocks(path))
         if task == "mlm":
             training.train_wordpiece(texts, options.vocab, folder)
+        elif task == "lstm":
+            training.train_words(texts, options.vocab, folder)
         else:
             training.train_bpe(texts, options.vocab, folder, training.GPT2 if task == "lm" else training.BART)
     return tokenizers.load(folder)
@@ -157,6 +165,13 @@ def stream(task, tokenizer, options, folder, say):
     return TASKS[task](tokenizer, T), example, [T] * max((len(tokens) - 1) // step, 0)  # one more: the last target
 
 
+def streams(task, tokenizer, options, folder, say):
+    """The same for a model that goes on from row to row."""
+    tokens, worker = encoded(tokenizer, options.text, folder, say), Streams(tokenizer, 2**31, bptt=options.context)
+    rows = range(max(len(tokens) - 1, 0) // options.context)
+    return worker, lambda row: worker.window(tokens, row), [options.context for _ in rows]
+
+
 def blocks(path: str):
     """(text, whether a document ends with it): about BLOCK characters at a time, cut between paragraphs, so that the
     file may be larger than memory."""
@@ -184,14 +199,14 @@ def encoded(tokenizer, paths: list[str], folder: Path, say) -> np.ndarray:
         if tokenizer.vocab_size > 2**16:
             raise Error(f"--vocab {tokenizer.vocab_size}: at most {2**16:,}, two bytes a token")
         say(f"tokens     encoding {len(paths)} files …")
-        end = [tokenizer.eos if tokenizer.sep is None else tokenizer.sep]
-        special = 0 if tokenizer.sep is None else 1  # WordPiece puts [CLS] and [SEP] around a text
+        end = [next(id for id in (tokenizer.sep, tokenizer.eos, tokenizer.bos) if id is not None)]
+        before, behind = int(tokenizer.eos is None), int(tokenizer.sep is not None)  # [CLS], or xxbos; [SEP]
         with files.written(path) as f:
             f.write(np.array(end, ID).tobytes())
             for source in paths:
                 for text, ends in blocks(source):
                     ids = tokenizer.encode(text.strip("\n") if ends else text)
-                    ids = ids[special : len(ids) - special] + (end if ends else [])
+                    ids = ids[before : len(ids) - behind] + (end if ends else [])
                     f.write(np.array(ids, ID).tobytes() if text.strip() else b"")
     return np.memmap(path, ID, "r")
 
@@ -211,6 +226,14 @@ def fresh(task: str, tokenizer, options):
         return gpt2.GPT2(gpt2.Config(vocab_size=tokenizer.vocab_size, **shape, **zero, extra=ends))
     if task in ("translate", "denoise"):
         return encoder_decoder(tokenizer, options)
+    if task == "lstm":
+        shape = {"vocab_size": tokenizer.vocab_size, "emb_sz": options.width, "n_hid": 2 * options.width}
+        config = awd_lstm.Config(**shape, n_layers=options.layers, bptt=options.context, pad_token_id=tokenizer.pad)
+        model = awd_lstm.AWDLSTM(replace(config, **dict.fromkeys(awd_lstm.DROPOUT["lm"], 0.0)))
+        model.config = config  # when it is fine-tuned, on texts that are seen often, it drops as published
+        ends = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.bos}  # a text ends where the next one begins
+        model.generation = ends | {"suppress_tokens": [tokenizer.unk, tokenizer.pad]}
+        return model
     zero = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
     shape = {"hidden_size": options.width, "num_hidden_layers": options.layers, "num_attention_heads": options.heads}
     shape |= {"intermediate_size": 4 * options.width, "max_position_embeddings": options.context}
@@ -230,12 +253,16 @@ def encoder_decoder(tokenizer, options):
     return model
 
 
-def plan(rows: list[int], lengths: list[int], options) -> list[list[list[int]]]:
+def plan(worker, rows: list[int], lengths: list[int], options) -> list[list[list[int]]]:
     """Batches of rows of like length, each row once before any comes again, until there are `tokens`; in stretches,
     after each of which the training is saved."""
     batches, left, epoch, sizes = [], options.tokens, 0, [lengths[row] for row in rows]
     while left > 0:
-        for batch in data.length_batches(sizes, options.batch_size, seed=options.seed, epoch=epoch):
+        if hasattr(worker, "in_order"):
+            found = worker.in_order(len(rows), options.batch_size)
+        else:
+            found = data.length_batches(sizes, options.batch_size, seed=options.seed, epoch=epoch)
+        for batch in found:
             batches.append([rows[i] for i in batch])
             left -= sum(sizes[i] for i in batch)
             if left <= 0:

@@ -50,15 +50,14 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     values = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v is not None}
     options = prepare(settings.make(settings.Finetune, values))
     options.model = options.model or EMBEDDED[task][0]
-    options.batch_size = options.batch_size or TASKS[task].usual_batch
-    options.epochs = options.epochs or TASKS[task].usual_epochs
     tables, origin, labels = read_tables(task, options, memory)
     folder = new_folder(task, options.out)
 
     model, tokenizer = start(memory.get("model", options.model), TASKS[task].kinds, labels)
     model.to(options.device)
     limit = min(options.max_length or model.longest, model.longest)
-    worker = new_worker(task, tokenizer, labels, limit, options)
+    worker = new_worker(task, tokenizer, labels, limit, options, model)
+    options.batch_size, options.epochs = options.batch_size or worker.usual_batch, options.epochs or worker.usual_epochs
     examples = {k: worker.training(table) if k == "train" else worker.examples(table) for k, table in tables.items()}
     learning, total = adapters.choose(model, options.tune, options)
     model.recompute = options.recompute
@@ -202,14 +201,11 @@ def new_folder(task: str, out: str | None) -> Path:
 def fit(worker, model, tables, examples, options, folder=None, memory=()) -> train.History:
     """Train the model, with the log in the folder. `memory` names what was given in memory, for config.toml."""
     lengths = [len(example["ids"]) for example in examples["train"]]
-
-    def batches(epoch):
-        size = None if options.batch_tokens else options.batch_size
-        return data.length_batches(lengths, size, options.batch_tokens, options.seed, epoch)
-
+    size, ordered = None if options.batch_tokens else options.batch_size, getattr(worker, "in_order", None)
+    mixed = lambda epoch: data.length_batches(lengths, size, options.batch_tokens, options.seed, epoch)
     plan, steps = [], 0
     while steps < options.max_steps if options.max_steps else len(plan) < options.epochs:
-        plan.append(batches(len(plan)))
+        plan.append(ordered(len(lengths), options.batch_size) if ordered else mixed(len(plan)))
         steps += math.ceil(len(plan[-1]) / options.accumulate)
     if folder:
         files.write_text(folder / "config.toml", toml(worker.name, options, memory))  # makes the folder

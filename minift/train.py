@@ -56,6 +56,7 @@ def train(
     """
     device = next(model.parameters()).device
     learning = [p for p in model.parameters() if p.requires_grad]
+    changing = [*learning, *model.buffers()]  # a batch norm's running figures are no parameters
     optimizer = optimizer(model, settings.lr, settings.weight_decay)
     peaks = [group["lr"] for group in optimizer.param_groups]
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
@@ -120,7 +121,7 @@ def train(
                 progress.note(f"epoch {epoch}: " + "  ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
                 if not history.best or score(metrics) > score(history.best):
                     history.best, history.epoch = metrics, epoch
-                    best = [p.detach().clone() for p in learning]
+                    best = [p.detach().clone() for p in changing]
                 started += time.perf_counter() - paused
             history.seconds = time.perf_counter() - started
             if state:
@@ -130,7 +131,7 @@ def train(
                 break
     if best:
         with torch.no_grad():
-            for p, kept in zip(learning, best, strict=True):
+            for p, kept in zip(changing, best, strict=True):
                 p.copy_(kept)
     model.eval()
     return history

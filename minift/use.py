@@ -8,7 +8,7 @@ from . import data, hub, pretrained, settings
 from .errors import Error
 from .tasks.classify import Classify
 from .tasks.denoise import Denoise
-from .tasks.lm import LM
+from .tasks.lm import LM, Streams
 from .tasks.mlm import MLM
 from .tasks.prompt import Prompt
 from .tasks.translate import Translate
@@ -62,12 +62,13 @@ def shuffle_test(model, rows, say=lambda line: None) -> dict[str, dict[str, floa
 # -- the task of a model, and what it makes of examples --------------------------------------------------------------
 
 
-def new_worker(task: str, tokenizer, labels, limit: int, options):
+def new_worker(task: str, tokenizer, labels, limit: int, options, model):
     if task == "classify":
         return Classify(tokenizer, labels, options.regression, limit)
     if task == "translate":
         return Translate(tokenizer, limit, options.prefix, options.metric, options.smoothing, options.beams)
-    return TASKS[task](tokenizer, limit, options.seed, options.prompt)
+    kind, more = (Streams, [model.bptt]) if task == "lm" and hasattr(model, "bptt") else (TASKS[task], [])
+    return kind(tokenizer, limit, options.seed, options.prompt, *more)
 
 
 def pair(model):
@@ -95,7 +96,7 @@ def ready(model, shots: int | None = None, examples=None, **more):
     said, regression = module.config.extra.get("minift", {}), module.config.extra.get("problem_type") == "regression"
     limit = said.get("max_length") or module.longest
     options = settings.Finetune(regression=regression, prefix=said.get("prefix", ""))
-    return new_worker(task, tokenizer, module.config.labels, limit, options), module
+    return new_worker(task, tokenizer, module.config.labels, limit, options, module), module
 
 
 def say_cut(worker, say):

@@ -1,9 +1,10 @@
-"""The weight files of a model folder. It holds one of four, and the first of these that is there is read:
+"""The weight files of a model folder. It holds one of five, and the first of these that is there is read:
 
     model.safetensors                the tensors (safetensors.py)
     model.safetensors.index.json     {"weight_map": {"wte.weight": "model-00001-of-00002.safetensors", …}}
     pytorch_model.bin                a pickled state dict, as torch.save writes it
     pytorch_model.bin.index.json     the same in several files
+    *.pth                            the same as fastai writes it, alone or as the "model" beside an optimiser's state
 
 A pickle is a program. Torch's restricted unpickler builds tensors and plain containers and runs nothing else;
 what asks for more is refused by name.
@@ -35,12 +36,21 @@ def read(folder) -> dict[str, torch.Tensor]:
             return _sharded(path) if path.suffix == ".json" else _tensors(path)
     if not folder.is_dir():
         raise Error(f"{folder}: no such folder; check the path")
+    if found := pickles(folder):
+        if len(found) > 1:
+            raise Error(f"{folder}: holds {_some([path.name for path in found])}; give a folder with one of them")
+        return _unpickled(found[0])
     names = sorted(path.name for path in folder.iterdir())
     foreign = "".join(f"; {name} cannot be read here" for name in names if name.endswith(FOREIGN))
     raise Error(
         f"{folder}: no weights: looked for {', '.join(FILES)}, the folder holds {_some(names)}{foreign}; "
         "get the safetensors form of this model"
     )
+
+
+def pickles(folder: Path) -> list[Path]:
+    """The .pth files of a folder, or of what fastai calls models/ in it."""
+    return sorted(folder.glob("*.pth")) or sorted(folder.glob("model*/*.pth"))
 
 
 def _tensors(path) -> dict[str, torch.Tensor]:
@@ -102,6 +112,8 @@ def _unpickled(path) -> dict[str, torch.Tensor]:
         raise damaged(path, f"no state dict that torch can read ({type(e).__name__})") from None
     if not isinstance(state, dict):
         raise Error(f"{path}: holds a {type(state).__name__}, not a state dict; save model.state_dict()")
+    if path.suffix == ".pth" and isinstance(state.get("model"), dict):
+        state = state["model"]
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             what = f"{short(key)} is a {type(value).__name__}, where names of tensors are expected"

@@ -43,19 +43,20 @@ def imported(name):
 OWN = {name: imported(name)[0] for name in FILES}
 OTHERS = {name: imported(name)[1] for name in FILES}
 
-TOKENIZERS = ("bpe", "marian", "unigram", "wordpiece")
+TOKENIZERS = ("bpe", "marian", "unigram", "wordpiece", "words")
 
 # From the ground up: a file imports from the lines above its own, and within a line nothing but what BESIDE says.
 LAYERS = [
     {"errors"},
     {"files", "settings", "__init__", "download"},
     {"models/__init__", "models/bart", "models/bert", "models/bert2bert", "models/gpt2", "models/t5"}
-    | {"models/gpt_neo", "models/opt", "models/roberta", "models/distilbert"},
+    | {"models/awd_lstm", "models/gpt_neo", "models/opt", "models/roberta", "models/distilbert"},
     {"metrics", "plots", "optim", "safetensors", "tokenizers/spm"},
     {"tokenizers/__init__", *(f"tokenizers/{name}" for name in TOKENIZERS), "tokenizers", "lora"},
     {"tokenizers/training", "adapters"},
     {"weights", "data", "generation", "baselines", "fingerprints", "checkpoint", "tasks/__init__"},
     {"hub"},
+    {"fastai"},
     {"train", "pretrained", "tasks/classify", "tasks/lm", "tasks/translate"},
     {"tasks/mlm", "tasks/denoise", "tasks/prompt", "miniatures"},
     {"use", "distill", "laws"},

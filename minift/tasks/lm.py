@@ -43,21 +43,25 @@ class LM:
 
     def rows(self, table: data.Table, stride: int) -> list[dict]:
         """One example a row: {"ids", "mask", "target", "tokens", "bytes"}."""
-        T, windows = self.max_length, []
+        windows, edge = [], [] if self.tokenizer.eos is None else [self.tokenizer.eos]
         for text in texts(table):
-            edge = [] if self.tokenizer.eos is None else [self.tokenizer.eos]
             ids, size = [*self.tokenizer.encode(text), *edge], len(text.encode("utf-8", "surrogatepass"))
             ids = ids if ids[:1] == edge else [*edge, *ids]  # OPT's tokenizer has put it there
-            done = 1  # the first token is given
-            while done < len(ids):
-                start = max(0, done - 1 - (T - stride))
-                end = min(start + T + 1, len(ids))
-                target = [IGNORE] * (done - start - 1) + ids[done:end]
-                windows.append({"ids": ids[start : end - 1], "target": target, "tokens": end - done, "bytes": size})
-                done, size = end, 0  # the document's bytes are counted with its first window
+            windows += self.windows(ids, size, stride)
         if not windows:
             raise Error(f"{table.source}: nothing to predict; its texts have less than two tokens")
-        return [packed([windows[i] for i in row]) for row in data.pack([len(w["ids"]) for w in windows], T)]
+        rows = data.pack([len(w["ids"]) for w in windows], self.max_length)
+        return [packed([windows[i] for i in row]) for row in rows]
+
+    def windows(self, ids: list[int], size: int, stride: int):
+        """The windows of a document of `size` bytes, each with `stride` new targets."""
+        T, done = self.max_length, 1  # the first token is given
+        while done < len(ids):
+            start = max(0, done - 1 - (T - stride))
+            end = min(start + T + 1, len(ids))
+            target = [IGNORE] * (done - start - 1) + ids[done:end]
+            yield {"ids": ids[start : end - 1], "target": target, "tokens": end - done, "bytes": size}
+            done, size = end, 0  # the document's bytes are counted with its first window
 
     def batch(self, examples: list[dict]) -> dict[str, torch.Tensor]:
         return {
@@ -70,7 +74,7 @@ class LM:
         """((N,) the loss of every target, (N,) its row). Logits are computed for what has a target, and no more."""
         supervised = batch["target"] != IGNORE  # (B, T)
         mask = None if (batch["mask"] == 1).all() else batch["mask"]  # without one, attention is faster
-        hidden = model.hidden(batch["ids"], mask)[supervised]  # (N, C)
+        hidden = model.hidden(batch["ids"], mask, batch.get("cache"))[supervised]  # (N, C)
         logits = model.head(hidden).float()  # (N, V)
         return F.cross_entropy(logits, batch["target"][supervised], reduction="none"), supervised.nonzero()[:, 0]
 
@@ -107,6 +111,59 @@ class LM:
         settings = {"temperature": 0.8, "top_k": 50, "seed": self.seed, "max_new_tokens": 60}
         found = generation.generate(model, self.tokenizer, prompt, **settings)
         return textwrap.fill(f"{prompt} |{found}", 110, initial_indent="  ", subsequent_indent="  ")
+
+
+class Streams(LM):
+    """The same for a model with a state (AWD-LSTM), by truncated back-propagation: all documents make one long text,
+    cut into as many streams as a batch has rows. A batch has the next T tokens of each; it goes on from the state that
+    the batch before has left, but its gradient ends there (Merity et al. 2017, section 5; T is always `bptt` here)."""
+
+    usual_batch, rate_factor = 32, 4.0
+
+    def __init__(self, tokenizer, max_length: int, seed: int = 0, prompt: str | None = None, bptt: int = 70):
+        super().__init__(tokenizer, min(max_length, 8 * bptt), seed, prompt)  # measured in windows of this length
+        self.bptt, self.state, self.at = min(max_length, bptt), {}, None
+        self.stride = max(self.max_length - 2 * self.bptt, 1)
+
+    def training(self, table: data.Table) -> list[dict]:
+        ids = [id for text in texts(table) for id in self.tokenizer.encode(text)]
+        rows = [self.window(ids, row) for row in range((len(ids) - 2) // self.bptt + 1)]
+        if not rows:
+            raise Error(f"{table.source}: nothing to predict; its texts have less than two tokens")
+        return rows
+
+    def examples(self, table: data.Table) -> list[dict]:
+        """As above, with two windows of T before what is measured: a state has forgotten most of what lies farther."""
+        return self.rows(table, self.stride)
+
+    def window(self, tokens, row: int) -> dict:
+        """The example that window number `row` of the text is."""
+        ids = list(map(int, tokens[row * self.bptt : (row + 1) * self.bptt + 1]))
+        n = len(ids) - 1
+        return {"ids": ids[:-1], "target": ids[1:], "mask": [1] * n, "tokens": n, "bytes": 0, "at": row}
+
+    def in_order(self, rows: int, size: int) -> list[list[int]]:
+        """Batches of the next window of each of `size` streams."""
+        length = -(-rows // size)
+        streams = [range(start, min(start + length, rows)) for start in range(0, rows, length)]
+        return [[stream[k] for stream in streams if k < len(stream)] for k in range(length)]
+
+    def batch(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        at = {"at": torch.tensor([e["at"] for e in examples])} if "at" in examples[0] else {}
+        return super().batch(examples) | at
+
+    def losses(self, model, batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if not model.training:  # between two stretches: the next one begins from nothing, as it does after a pause
+            self.state, self.at = {}, None
+            return super().losses(model, batch)
+        at = batch["at"]
+        if self.at is None or len(self.at) < len(at) or not torch.equal(self.at[: len(at)] + 1, at):
+            self.state = {}
+        cache = {layer: tuple(part[: len(at)] for part in pair) for layer, pair in self.state.items()}
+        ones = torch.ones_like(batch["mask"])  # only the text's last window is padded, and nothing comes behind it
+        found = super().losses(model, batch | {"cache": cache, "mask": ones})
+        self.state, self.at = {layer: tuple(p.detach() for p in pair) for layer, pair in cache.items()}, at
+        return found
 
 
 def texts(table: data.Table):
