@@ -6,9 +6,12 @@ import torch
 from torch import nn
 
 
-def usual_rate(width: int, depth: int, tune: str) -> float:
+def usual_rate(width: int, depth: int, tune: str, family: str = "") -> float:
     """A peak rate to start from: 5e-5 for a base model of 768 channels and 12 blocks (BERT, appendix A.3), more for
-    smaller ones, and much more where only a head learns, which has no knowledge to lose."""
+    smaller ones, and much more where only a head learns, which has no knowledge to lose. A Kim CNN is no Transformer:
+    its filters always begin at random."""
+    if family == "kim_cnn" and tune != "head":
+        return 1e-3
     return 5e-3 if tune == "head" else round(5e-5 * (768 * 12) / (width * depth), 6)
 
 
@@ -27,7 +30,10 @@ def adamw(model: nn.Module, lr: float, weight_decay: float, lr_new: float | None
         if p.requires_grad:
             (drawn if name in new else known).append(p)
     own = [group | {"lr": lr_new or lr} for group in groups(drawn, weight_decay)]
-    return torch.optim.AdamW(groups(known, weight_decay) + own, lr=lr, fused=True)
+    optimizer = torch.optim.AdamW(groups(known, weight_decay) + own, lr=lr, fused=True)
+    if hasattr(model, "constrain"):  # weights that have a limit go back to it after each step
+        optimizer.register_step_post_hook(lambda *_: model.constrain())
+    return optimizer
 
 
 def groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from . import files, fingerprints, hub, safetensors, tokenizers, weights
 from .errors import Error, nearest
-from .models import bart, bert, bert2bert, gpt2, t5
+from .models import bart, bert, bert2bert, gpt2, kim_cnn, t5
 
 FAMILIES = {  # config.json's model_type: (the file, its model, its configuration)
     "gpt2": (gpt2, gpt2.GPT2, gpt2.Config),
@@ -25,6 +25,7 @@ FAMILIES = {  # config.json's model_type: (the file, its model, its configuratio
     "marian": (bart, bart.Marian, bart.MarianConfig),
     "t5": (t5, t5.T5, t5.Config),
     "encoder-decoder": (bert2bert, bert2bert.BERT2BERT, bert2bert.Config),
+    "kim_cnn": (kim_cnn, kim_cnn.KimCNN, kim_cnn.Config),
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from . import adapters, data, files, hub, optim, plots, pretrained, settings, train
+from . import adapters, cnn, data, files, hub, optim, plots, pretrained, settings, train
 from .errors import Error, nearest
 from .tasks.classify import Classify
 from .tasks.denoise import Denoise
@@ -59,7 +59,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     tables, origin, labels = read_tables(task, options, memory)
     folder = new_folder(task, options.out)
 
-    model, tokenizer = start(memory.get("model", options.model), TASKS[task].kinds, labels)
+    model, tokenizer = start(memory.get("model", options.model), TASKS[task].kinds, labels, tables["train"], options)
     model.to(options.device)
     limit = min(options.max_length or model.longest, model.longest)
     worker = new_worker(task, tokenizer, labels, limit, options)
@@ -67,7 +67,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     learning, total = adapters.choose(model, options.tune)
     model.recompute = options.recompute
     size = next(model.parameters()).shape[1], len(model.blocks)  # the first parameter is the embedding, (V, C)
-    usual = lambda tune: options.lr or worker.rate_factor * optim.usual_rate(*size, tune)
+    usual = lambda tune: options.lr or worker.rate_factor * optim.usual_rate(*size, tune, model.FAMILY)
     fresh_lr, options.lr = usual("all"), usual(options.tune)  # of the random baseline, all of which learns; of this run
     options.lr_new = options.lr_new or optim.usual_new_rate(options.lr, model.FAMILY, options.tune)
 
@@ -226,8 +226,13 @@ def read_tables(task, options, memory):
     return {split: tables[split] for split in (*NAMES, "other") if split in tables}, origin, labels
 
 
-def start(model, kinds: tuple, labels: list[str] | None):
-    """(module with a head of one of these kinds for these labels, tokenizer)"""
+def start(model, kinds: tuple, labels: list[str] | None, table: data.Table, options):
+    """(module with a head of one of these kinds for these labels, tokenizer); the words of a new Kim CNN are those of
+    the training rows in `table`."""
+    if isinstance(model, str) and cnn.named(model):
+        return cnn.made(model, kinds, labels, table, options.channels or "non-static")
+    if options.channels:
+        raise Error(f"--channels {options.channels}: is for a new model, kim-cnn or kim-cnn:FROM")
     if isinstance(model, str):
         return pretrained.load(model, kinds, labels)
     module, tokenizer = pair(model)

@@ -28,7 +28,8 @@ class Finetune:
     model: str | None = option(
         None,
         "embedded, a folder, a Hub id, or random:NAME: its shape, fresh weights; bert2bert:ENC,DEC: two BERTs as an "
-        "encoder-decoder, each named so (none: the task's, see minift ls)",
+        "encoder-decoder, each named so; kim-cnn or kim-cnn:FROM: filters over the words of --train, their vectors random, "
+        "from a GloVe or word2vec file, or a model's (none: the task's, see minift ls)",
         metavar="M",
     )
     train: str | None = option(
@@ -65,6 +66,11 @@ class Finetune:
     beams: int | None = option(
         None, "translate: beams when measuring (none: generation_config.json's, or 1)", metavar="N"
     )
+    channels: str | None = option(
+        None,
+        "kim-cnn: its vectors learn (non-static), stay (static), or a copy of each (none: non-static)",
+        choices=("static", "non-static", "multichannel"),
+    )
     baselines: bool = option(False, "also train the same model from random weights, to compare")
     recompute: bool = option(False, "activation checkpointing: less memory, a third more work")
     precision: str = option("auto", "auto: bf16 on a GPU that has it, else fp32", choices=("auto", "fp32", "bf16"))
@@ -84,7 +90,7 @@ def checked(settings):
     for f in fields(settings):
         value, flag = getattr(settings, f.name), "--" + f.name.replace("_", "-")
         choices = f.metadata.get("choices")
-        if choices and value not in choices:
+        if choices and value not in (*choices, f.default):
             raise Error(f"{flag} {value}: choose one of {', '.join(choices)}{nearest(value, choices)}")
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and not (0 < value < math.inf or (value == 0 and f.name in MAY_BE_0)):
