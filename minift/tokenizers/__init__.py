@@ -1,5 +1,6 @@
 """Text to numbers and back. One family a file, each read alone: `bpe.py` (GPT-2), `wordpiece.py` (BERT), `unigram.py`
-(T5), `marian.py`; `spm.py` reads the files of these two. `training.py` makes a vocabulary for BPE or WordPiece.
+(T5), `marian.py` (`spm.py` reads the files of these two), `words.py` (AWD-LSTM and Kim's CNN). `training.py` makes a
+vocabulary for BPE, WordPiece or words.
 
     >>> tokenizer = load("path/to/bert-base-uncased")    # a WordPiece, by what the folder holds
     >>> tokenizer.encode("Hello world")
@@ -14,7 +15,7 @@ from ..errors import Error
 from ..files import read_bytes, read_json, written
 
 FILES = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "spiece.model", "source.spm", "target.spm")
-FILES += ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+FILES += ("words.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 NAMES = ("pad", "eos", "bos", "unk", "cls", "sep", "mask")
 
 
@@ -27,13 +28,16 @@ def load(folder):
 
 
 def one(folder):
-    """A `BPE`, a `WordPiece`, a `Unigram` or a `Marian`, by what the folder holds."""
+    """A `BPE`, a `WordPiece`, a `Unigram`, a `Marian` or `Words`, by what the folder holds."""
     from .bpe import BPE  # here, so that a BERT never imports tiktoken
     from .marian import Marian
     from .unigram import Unigram
     from .wordpiece import WordPiece
+    from .words import Words
 
     source = Folder(folder)
+    if "words.json" in source.files:
+        return Words.load(folder)
     model = source.part("tokenizer.json", "model")
     kind = model.get("type")
     if not {"source.spm", "target.spm"}.isdisjoint(source.files):
@@ -49,7 +53,8 @@ def one(folder):
     there = sorted(p.name for p in source.path.iterdir())
     raise Error(
         f"{source.path}: no tokenizer, which would be tokenizer.json, vocab.txt (WordPiece), merges.txt with "
-        "vocab.json (BPE), spiece.model (Unigram), or source.spm, target.spm and vocab.json (Marian); it holds "
+        "vocab.json (BPE), spiece.model (Unigram), words.json (Words), or source.spm, "
+        "target.spm and vocab.json (Marian); it holds "
         f"{', '.join(there[:10]) or 'nothing'}{' …' if there[10:] else ''}"
     )
 

@@ -1,4 +1,5 @@
-"""Train a vocabulary: byte-level BPE as GPT-2's, WordPiece as BERT's, both by merging the most frequent pair.
+"""Train a vocabulary: byte-level BPE as GPT-2's, WordPiece as BERT's, both by merging the most frequent pair; or count
+words.
 
 The words of the texts are counted and each is cut into characters. Then, again and again, the two neighbouring tokens
 that stand side by side most often become one new token, everywhere (Sennrich et al. 2016, arXiv:1508.07909, section
@@ -35,6 +36,8 @@ from ..files import write_json, write_text
 from . import FILES
 from .bpe import BPE, CHARACTERS, SPACE
 from .wordpiece import WordPiece
+from .words import FILLER, Words
+from .words import SPECIAL as SPECIAL_WORDS
 
 END = "<|endoftext|>"
 END_LINE = re.compile(r"^<\|endoftext\|>[ \t\r]*(?:\n|\Z)", re.MULTILINE)
@@ -95,6 +98,18 @@ def train_wordpiece(texts, size: int, folder, lower: bool = True) -> WordPiece:
     tokens, _ = _merged(spelt, tokens, size, lambda left, right: left + right.removeprefix("##"))
     _write_wordpiece(tokens, config, path)
     return WordPiece.load(path)
+
+
+def train_words(texts, size: int, folder, min_count: int = 2, markers: bool = True, lower: bool = True) -> Words:
+    """The vocabulary of the most frequent words of `texts`, `size` with the special ones, each there at least
+    `min_count` times; of equals the first in the alphabet. Write it to `folder` and load it from there."""
+    path, special = _free(folder), SPECIAL_WORDS if markers else SPECIAL_WORDS[:2]
+    if size <= len(special):
+        raise Error(f"size={size} is too small: {', '.join(special)} are {len(special)}, and then come the words")
+    words = _counted(texts, Words(SPECIAL_WORDS, markers, lower).cut)
+    known = sorted((-n, word) for word, n in words.items() if n >= min_count and word not in (*SPECIAL_WORDS, FILLER))
+    Words([*special, *(word for _, word in known[: size - len(special)])], markers, lower).save(path)
+    return Words.load(path)
 
 
 def _write_wordpiece(tokens, config, path):
