@@ -12,7 +12,7 @@ import torch
 
 from . import adapters, cnn, data, files, hub, optim, plots, pretrained, settings, train
 from .errors import Error, nearest
-from .tasks.classify import Classify
+from .tasks.classify import Classify, joined
 from .tasks.denoise import Denoise
 from .tasks.lm import LM
 from .tasks.mlm import MLM
@@ -59,7 +59,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     tables, origin, labels = read_tables(task, options, memory)
     folder = new_folder(task, options.out)
 
-    model, tokenizer = start(memory.get("model", options.model), TASKS[task].kinds, labels, tables["train"], options)
+    model, tokenizer = start(memory.get("model", options.model), TASKS[task].kinds, labels, tables, options)
     model.to(options.device)
     limit = min(options.max_length or model.longest, model.longest)
     worker = new_worker(task, tokenizer, labels, limit, options)
@@ -79,19 +79,19 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
         say(f"           drawn at random: {', '.join(drawn) if len(drawn) < 10 else f'{len(drawn)} tensors'}{own}")
     for note in report.notes:
         say(f"           {note}")
-    threads = f"{torch.get_num_threads()} threads"
-    say(f"device     {options.device}, {options.precision}, {threads}; seed {options.seed}, rate {options.lr:g}")
+    how = f"{options.device}, {options.precision}, {torch.get_num_threads()} threads"
+    say(f"device     {how}; seed {options.seed}, rate {options.lr:g}")
     for split, table in tables.items():
         say(f"{split:10} {len(table.rows):,} rows of {origin[split]}: {worker.describe(examples[split])}")
     say_cut(worker, say)
 
-    metrics, compared = {}, {}
+    metrics, compared, outputs = {}, {}, {}
     judged = [split for split in ("test" if "test" in tables else "valid", "other") if split in tables]
     for split in judged:
-        metrics[f"{split}_before"], outputs = assess(worker, model, examples[split], options)
+        metrics[f"{split}_before"], found = assess(worker, model, examples[split], options)
         say(f"before     {split} {shown(metrics[f'{split}_before'])}")
         if split == judged[0] and worker.shows_before:
-            say("\n" + worker.show(model, tables[split], examples[split], outputs) + "\n")
+            say("\n" + worker.show(model, tables[split], examples[split], found) + "\n")
     first = adapters.snapshot(model)
     history = fit(worker, model, tables, examples, options, folder, [*memory])
     metrics["valid"] = history.best
@@ -99,7 +99,6 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     say(f"trained    {history.steps} steps in {history.seconds:.0f} s; {best}")
     moved = adapters.moved(model, first)
     say("moved      " + ", ".join(f"{part} {share:.1%}" for part, share in moved.items()))
-    outputs = {}
     for split in judged:
         metrics[split], outputs[split] = assess(worker, model, examples[split], options)
         say(f"after      {split} {shown(metrics[split])}")
@@ -109,9 +108,8 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
         say(f"baseline   {split} {shown(words)} by a bag of words (tf-idf, logistic regression)")
     if options.baselines:
         say("baseline   the same model from random weights …")
-        compared["random_weights"] = random_weights(
-            worker, model, tables, examples, replace(options, lr=fresh_lr), split
-        )
+        fresh = replace(options, lr=fresh_lr)
+        compared["random_weights"] = random_weights(worker, model, tables, examples, fresh, split)
         say(f"baseline   {split} {shown(compared['random_weights'])} from random weights")
     say("\n" + worker.show(model, tables[split], examples[split], outputs[split]) + "\n")
 
@@ -226,13 +224,10 @@ def read_tables(task, options, memory):
     return {split: tables[split] for split in (*NAMES, "other") if split in tables}, origin, labels
 
 
-def start(model, kinds: tuple, labels: list[str] | None, table: data.Table, options):
-    """(module with a head of one of these kinds for these labels, tokenizer); the words of a new Kim CNN are those of
-    the training rows in `table`."""
-    if isinstance(model, str) and cnn.named(model):
-        return cnn.made(model, kinds, labels, table, options.channels or "non-static")
-    if options.channels:
-        raise Error(f"--channels {options.channels}: is for a new model, kim-cnn or kim-cnn:FROM")
+def start(model, kinds: tuple, labels: list[str] | None, tables, options):
+    """(module with a head of one of these kinds for these labels, tokenizer); a new Kim CNN has the training's words"""
+    if cnn.named(model) or options.channels:
+        return cnn.made(model, kinds, labels, [joined(row) for row in tables["train"].rows], options.channels)
     if isinstance(model, str):
         return pretrained.load(model, kinds, labels)
     module, tokenizer = pair(model)

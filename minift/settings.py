@@ -28,8 +28,8 @@ class Finetune:
     model: str | None = option(
         None,
         "embedded, a folder, a Hub id, or random:NAME: its shape, fresh weights; bert2bert:ENC,DEC: two BERTs as an "
-        "encoder-decoder, each named so; kim-cnn or kim-cnn:FROM: filters over the words of --train, their vectors random, "
-        "from a GloVe or word2vec file, or a model's (none: the task's, see minift ls)",
+        "encoder-decoder, each named so; kim-cnn or kim-cnn:FROM: filters over words, their vectors random or from a "
+        "GloVe or word2vec file or a model (none: the task's, see minift ls)",
         metavar="M",
     )
     train: str | None = option(

@@ -113,8 +113,10 @@ def binary(f, path):
         where, word = f"{path}, byte {offset + space + 1}", buffer[at:space].lstrip(b"\n")
         yield where, width, word, lambda: np.frombuffer(buffer, "<f4", width, space + 1)  # noqa: B023 (used at once)
         at = space + 1 + 4 * width
-    if rest := (buffer[at:] + f.read(LONGEST)).strip(b"\n"):
-        what = f"{shown(rest)} follows the {count:,} words of {width} numbers that its header says"
+    rest = buffer[at:] + f.read(LONGEST)
+    if stray := rest.lstrip(b"\n"):
+        at += len(rest) - len(stray)
+        what = f"{shown(stray)} follows the {count:,} words of {width} numbers that its header says"
         raise Error(f"{path}, byte {offset + at}: {what}; the header or the file is wrong")
 
 
@@ -162,7 +164,8 @@ def is_utf8(word: bytes) -> bool:
 
 def parsed(fields: list[bytes], where: str) -> np.ndarray:
     try:
-        return np.array([float(field) for field in fields], np.float32)
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, which `finite` names
+            return np.array([float(field) for field in fields], np.float32)
     except ValueError:
         wrong = next(field for field in fields if not is_number(field))
         raise Error(f"{where}: {shown(wrong)} is not a number; mend the line or leave it out") from None

@@ -72,10 +72,11 @@ class KimCNN(nn.Module):
 
     @torch.no_grad()
     def init_parameter(self, name, p):
-        """As in Kim's code: vectors uniform up to 0.25 (about as far as word2vec's), filters up to 0.01, the rest 0."""
-        if name.startswith("classifier") or p.ndim == 1:
+        """Vectors uniform up to 0.25, as in Kim's code. Filters and head uniform up to the root of 1 / inputs, biases 0;
+        his filters start at up to 0.01 and his head at 0, which ends where this does, two epochs later."""
+        if p.ndim == 1:
             return p.zero_()
-        limit = 0.01 if name.startswith("convs") else 0.25
+        limit = p[0].numel() ** -0.5 if name.startswith(("convs", "classifier")) else 0.25
         return p.uniform_(-limit, limit)
 
     @property
