@@ -62,7 +62,7 @@ def words_of(texts: list[str]) -> Words:
     count = Counter(word for text in texts for word in cut(text))
     found = sorted(count.keys() - {*SPECIAL}, key=lambda word: (-count[word], word))
     if not found:
-        raise Error("the training rows have no words; a Kim CNN reads nothing else")
+        raise Error("the training rows have no words in 'text', or 'text_a' and 'text_b'; a Kim CNN reads nothing else")
     return Words(SPECIAL + found, markers=False)
 
 
@@ -82,4 +82,5 @@ def of_model(name: str, source: str) -> tuple[object, torch.Tensor]:
         raise Error(f"the vectors of {name}: there is no such file, and as a model, {e}", e.code) from None
     if isinstance(tokenizer, tokenizers.Pair):  # another vocabulary to write with
         tokenizer = tokenizer.source
-    return tokenizer, next(iter(model.state_dict().values()))  # in every family the embedding comes first
+    # In every family the embedding is the first to have a row for each token.
+    return tokenizer, next(t for t in model.state_dict().values() if len(t) >= tokenizer.vocab_size)

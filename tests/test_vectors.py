@@ -1,4 +1,5 @@
-"""Files of word vectors are read as gensim reads them, and every fault names its place. Run me: pytest tests/test_vectors.py"""
+"""Files of word vectors are read as gensim reads them, and every fault names its place.
+Run me: pytest tests/test_vectors.py"""
 
 import gzip
 import struct

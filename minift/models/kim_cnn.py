@@ -72,8 +72,8 @@ class KimCNN(nn.Module):
 
     @torch.no_grad()
     def init_parameter(self, name, p):
-        """Vectors uniform up to 0.25, as in Kim's code. Filters and head uniform up to the root of 1 / inputs, biases 0;
-        his filters start at up to 0.01 and his head at 0, which ends where this does, two epochs later."""
+        """Vectors uniform up to 0.25, as in Kim's code; filters and head up to the root of 1 / inputs, biases 0. (His
+        filters begin below 0.01 and his head at 0, which learns later and ends alike.)"""
         if p.ndim == 1:
             return p.zero_()
         limit = p[0].numel() ** -0.5 if name.startswith(("convs", "classifier")) else 0.25
