@@ -67,8 +67,8 @@ class Words:
 
     def __init__(self, itos, markers: bool = True, lower: bool = True, where="itos"):
         self._itos, self._markers, self._lower = [*itos], markers, lower or markers
-        if odd := next((word for word in self._itos if not isinstance(word, str)), None):
-            raise Error(f"{where}: {odd!r} is a {type(odd).__name__}; a vocabulary is a list of words")
+        if odd := [word for word in self._itos if not isinstance(word, str)]:
+            raise Error(f"{where}: {odd[0]!r} is a {type(odd[0]).__name__}; a vocabulary is a list of words")
         ids = {}
         for id, word in enumerate(self._itos):
             if ids.setdefault(word, id) != id and word != FILLER:
