@@ -358,3 +358,15 @@ def wordpiece(_):
         equal(f"ids of {text}", tokenizer.encode(*text), [tokens.index(piece) for piece in pieces.split()])
     equal("segments of a pair", tokenizer.segments(tokenizer.encode("low", "hello!")), [0, 0, 0, 1, 1, 1])
     equal("a text encoded and decoded", tokenizer.decode(tokenizer.encode("hello, lowest")[1:-1]), "hello, lowest")
+
+
+for name, check in (  # a Kim CNN keeps those that are not about attention
+    ("forward is the head of hidden", forward),
+    ("padding is inert", padding),
+    ("a row of nothing but padding", nothing),
+    ("saved as it was published", published),
+    ("dropout in training alone", dropout),
+    ("accumulation is one large batch", accumulation),
+    ("--tune head trains the head", head_alone),
+):
+    law("kim_cnn", name)(check)

@@ -43,13 +43,14 @@ def imported(name):
 OWN = {name: imported(name)[0] for name in FILES}
 OTHERS = {name: imported(name)[1] for name in FILES}
 
-TOKENIZERS = ("bpe", "marian", "unigram", "wordpiece")
+TOKENIZERS = ("bpe", "marian", "unigram", "wordpiece", "words")
 
 # From the ground up: a file imports from the lines above its own, and within a line nothing but what BESIDE says.
 LAYERS = [
     {"errors"},
     {"files", "settings", "__init__", "download"},
     {"models/__init__", "models/bart", "models/bert", "models/bert2bert", "models/gpt2", "models/t5"},
+    {"models/kim_cnn", "vectors"},
     {"metrics", "plots", "optim", "safetensors", "adapters", "tokenizers/spm"},
     {"tokenizers/__init__", *(f"tokenizers/{name}" for name in TOKENIZERS), "tokenizers"},
     {"tokenizers/training"},
@@ -57,6 +58,7 @@ LAYERS = [
     {"hub"},
     {"train", "pretrained", "tasks/classify", "tasks/lm", "tasks/translate"},
     {"tasks/mlm", "tasks/denoise", "miniatures"},
+    {"cnn"},
     {"runs", "distill", "laws"},
     {"pretraining", "laws_pairs"},
     {"verify"},
