@@ -17,6 +17,7 @@ from .errors import Error
 from .models.kim_cnn import CHANNELS, Config, KimCNN
 from .tokenizers.words import Words
 
+EPOCHS = 10  # times through the training rows, if not said: filters that begin at random need more than three
 SPECIAL = ["xxunk", "xxpad"]  # a word that the training texts lack, and padding
 
 

@@ -55,7 +55,7 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     options = prepare(settings.make(settings.Finetune, values))
     options.model = options.model or EMBEDDED[task][0]
     options.batch_size = options.batch_size or TASKS[task].usual_batch
-    options.epochs = options.epochs or TASKS[task].usual_epochs
+    options.epochs = options.epochs or (cnn.EPOCHS if cnn.named(options.model) else TASKS[task].usual_epochs)
     tables, origin, labels = read_tables(task, options, memory)
     folder = new_folder(task, options.out)
 

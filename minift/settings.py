@@ -39,7 +39,7 @@ class Finetune:
     test: str | None = option(None, "rows to report on at the end", metavar="F")
     out: str | None = option(None, "the run's folder (none: runs/TASK-N)", metavar="DIR")
     epochs: int | None = option(
-        None, "times through the training rows (none: 3; translate: 4; mlm and denoise: 10)", metavar="N"
+        None, "times through the training rows (none: 3; translate: 4; mlm, denoise and kim-cnn: 10)", metavar="N"
     )
     max_steps: int | None = option(None, "stop after so many steps instead", metavar="N")
     lr: float | None = option(

@@ -6,13 +6,12 @@ import struct
 
 import pytest
 import torch
+from gensim.models import KeyedVectors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import minift
 from minift import vectors
-
-gensim = pytest.importorskip("gensim")
 
 GLOVE = "the 0.25 -1.5 3\ncat 1e-3 2 -0.125\n. . . 0.5 0.5 0.5\nat name@domain.com 1 2 3\ndog 7 8 9\n"
 
@@ -97,19 +96,19 @@ WORD = st.text(st.characters(exclude_categories=["Zs", "Cc", "Zl", "Zp", "Cs"]),
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(WORD, min_size=1, max_size=8, unique=True), st.integers(1, 4), st.integers(0, 2**31))
 def test_what_gensim_writes_is_read_as_gensim_reads_it(tmp_path, words, width, seed):
-    right = gensim.models.KeyedVectors(width)
+    right = KeyedVectors(width)
     numbers = torch.randn(len(words), width, generator=torch.Generator().manual_seed(seed))
     right.add_vectors(words, numbers.numpy())
     for name, binary in ("v.txt", False), ("v.bin", True):
         right.save_word2vec_format(tmp_path / name, binary=binary)
-        theirs = gensim.models.KeyedVectors.load_word2vec_format(tmp_path / name, binary=binary)
+        theirs = KeyedVectors.load_word2vec_format(tmp_path / name, binary=binary)
         ours = vectors.read(tmp_path / name, words)
         assert (ours.count, ours.width) == (len(words), width)
         for word in words:
             assert torch.equal(ours.known[word], torch.tensor(theirs[word]))
     lines = (tmp_path / "v.txt").read_bytes().split(b"\n", 1)[1]
     (tmp_path / "glove.txt").write_bytes(lines)
-    theirs = gensim.models.KeyedVectors.load_word2vec_format(tmp_path / "glove.txt", no_header=True)
+    theirs = KeyedVectors.load_word2vec_format(tmp_path / "glove.txt", no_header=True)
     ours = vectors.read(tmp_path / "glove.txt", words)
     assert all(torch.equal(ours.known[word], torch.tensor(theirs[word])) for word in words)
 
