@@ -7,6 +7,7 @@
 With random: in front, the same with nothing but random vectors.
 """
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def made(name: str, kinds, labels: list[str] | None, texts: list[str], channels:
     _, colon, source = name.removeprefix("random:").partition(":")
     if colon and not source:
         raise Error(f"{name}: behind the colon give a file of word vectors, or a model; or leave it out")
+    source = os.path.expanduser(source)  # no shell does it behind a colon
     report, known = pretrained.Report(), None
     if not source:
         tokenizer = words_of(texts)

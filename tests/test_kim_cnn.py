@@ -3,6 +3,7 @@ Run me: pytest tests/test_kim_cnn.py"""
 
 import json
 import math
+import os
 
 import pytest
 import tiny
@@ -346,6 +347,13 @@ def test_a_static_channel_keeps_the_files_vectors_while_the_other_learns(tmp_pat
     run, _ = finetuned(tmp_path / "run", f"kim-cnn:{glove}", channels="multichannel", lr=0.01)
     at, right = run.tokenizer.itos.index("good"), torch.tensor([3, -2, 0.5, 0.5])
     assert torch.equal(run.model.static[at], right) and not torch.equal(run.model.embed.weight[at], right)
+
+
+def test_a_file_is_found_in_the_users_own_folder(glove, monkeypatch):
+    folder, name = os.path.split(glove)
+    monkeypatch.setenv("HOME", folder)
+    model, _ = cnn.made(f"kim-cnn:~/{name}", ("classify",), ["x", "y"], ["good film"])
+    assert model.config.embedding_size == 4
 
 
 def test_random_before_a_file_draws_its_vectors_too(glove):
