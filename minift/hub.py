@@ -29,6 +29,7 @@ PART = r"[A-Za-z0-9](?:[\w.-]*\w)?"
 NAME = re.compile(rf"(?!.*(?:--|\.\.))((?:{PART}/)?{PART})(?:@(\w[\w./-]*))?", re.ASCII)  # gpt2, or org/gpt2@v1.0
 SETTINGS = "config.json", "generation_config.json"
 TWO = "bert2bert:"  # and then ENC,DEC: a model's two sides, each named as a model is
+CNN = "kim-cnn"  # alone, or with :FROM, a file of word vectors or a model: made for the texts at hand (cnn.py)
 
 
 def embedded() -> list[str]:
@@ -46,6 +47,8 @@ def find(name) -> Path:
         return folder
     if folder.exists():
         raise Error(f"{folder}: a model is a folder (config.json, model.safetensors, tokenizer files), this is a file")
+    if name.partition(":")[0] == CNN:
+        raise Error(f"{name}: has no words until it sees texts; minift finetune classify --model {name} makes it")
     snapshot = cached(*parsed(name))
     if not lacks(snapshot):
         return snapshot

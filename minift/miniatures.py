@@ -38,6 +38,7 @@ CONFIG["bert2bert"] |= {"decoder": SIDE | {"is_decoder": True, "add_cross_attent
 CONFIG["t5-1.1"] = CONFIG["t5"] | {"model_type": "t5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 CONFIG["opt-350m"] = CONFIG["opt"] | {"model_type": "opt", "word_embed_proj_dim": 12, "do_layer_norm_before": False}
 CONFIG["marian"] = CONFIG["bart"] | {"activation_function": "swish", "scale_embedding": True}
+CONFIG["kim_cnn"] = {"embedding_size": 16, "channels": "multichannel", "widths": [2, 4], "maps": 6, "dropout": 0.0}
 # The tensors of a published file, as weight+bias. GPT-2 stores its matrices (in, out), BERT (out, in).
 GPT2 = """transformer.wte.weight:29x16 transformer.wpe.weight:24x16 transformer.h.*.ln_1:16+16
     transformer.h.*.attn.c_attn:16x48+48 transformer.h.*.attn.c_proj:16x16+16 transformer.h.*.ln_2:16+16
@@ -92,6 +93,7 @@ T5 = f"""shared.weight:29x16 {T5.replace("SIDE", "encoder").replace("LAST", "1")
     {T5.replace("SIDE", "decoder").replace("LAST", "2")} decoder.block.*.layer.1.layer_norm.weight:16
     {QKVO.format("decoder.block.*.layer.1.EncDecAttention")}"""
 GATED = re.sub(r"(\S+)\.wi\.(\S+)", r"\1.wi_0.\2 \1.wi_1.\2", T5) + " lm_head.weight:29x16"
+KIM = "static:29x16 embed.weight:29x16 convs.0:6x16x2+6 convs.1:6x16x4+6 classifier:3x12+3"
 KINDS = {  # by family: kind, the name that config.json gives it, its tensors; first the one that ends in the vocabulary
     "gpt2": {"lm": ("GPT2LMHeadModel", GPT2), "classify": ("GPT2ForSequenceClassification", GPT2 + SCORE)},
     "gpt_neo": {"lm": ("GPTNeoForCausalLM", NEO), "classify": ("GPTNeoForSequenceClassification", NEO + SCORE)},
@@ -114,12 +116,14 @@ KINDS = {  # by family: kind, the name that config.json gives it, its tensors; f
     "t5": {"seq2seq": ("T5ForConditionalGeneration", T5)},
     "t5-1.1": {"seq2seq": ("T5ForConditionalGeneration", GATED)},
     "bert2bert": {"seq2seq": ("EncoderDecoderModel", BERT2BERT)},
+    "kim_cnn": {"classify": ("KimCNN", KIM)},
 }
 # The file in models/ of a family that does not bear its name.
 FILES = {"marian": "bart", "t5-1.1": "t5", "opt-350m": "opt"}
 HEADS = {family: ["score.weight"] for family in ("gpt2", "gpt_neo", "opt", "opt-350m")}  # what fine-tuning adds
 HEADS |= {"bert": ["classifier.bias", "classifier.weight"]}
 HEADS["roberta"] = [f"classifier.{layer}.{name}" for layer in ("dense", "out_proj") for name in ("bias", "weight")]
+HEADS["kim_cnn"] = HEADS["bert"]
 HEADS["distilbert"] = [*HEADS["bert"], "pre_classifier.bias", "pre_classifier.weight"]
 IDS, OTHER = torch.tensor([[5, 17, 2, 26, 11, 8]]), torch.tensor([[23, 7, 14, 20]])
 EXAMPLES = [{"ids": list(range(5 * n + 1, 5 * n + 4 + 2 * n % 7)), "target": n % 3} for n in range(5)]  # 3 to 9 tokens

@@ -7,12 +7,15 @@ import torch
 from torch import nn
 
 
-def usual_rate(width: int, depth: int, tune: str) -> float:
+def usual_rate(width: int, depth: int, tune: str, family: str = "") -> float:
     """A peak rate to start from: 5e-5 for a base model of 768 channels and 12 blocks (BERT, appendix A.3), more for
     smaller ones, ten times as much for LoRA (Hu et al. 2021, table 9: 4e-4 or 5e-4 for a base model), and much more
-    where only a head learns, which has no knowledge to lose."""
+    where only a head learns, which has no knowledge to lose. A Kim CNN is no Transformer: its filters always begin at
+    random."""
     if tune == "head":
         return 5e-3
+    if family == "kim_cnn":
+        return 1e-3
     return round((5e-4 if tune == "lora" else 5e-5) * (768 * 12) / (width * depth), 6)
 
 
@@ -34,7 +37,10 @@ def adamw(
         rate = (lr_new or lr) if p in new else lr / rate_decay ** level[p]
         parts.setdefault((p in new, rate), []).append(p)
     own = [group | {"lr": rate} for (_, rate), part in parts.items() for group in groups(part, weight_decay)]
-    return torch.optim.AdamW(own, lr=lr, fused=True)
+    optimizer = torch.optim.AdamW(own, lr=lr, fused=True)
+    if hasattr(model, "constrain"):  # weights that have a limit go back to it after each step
+        optimizer.register_step_post_hook(lambda *_: model.constrain())
+    return optimizer
 
 
 def groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from . import fastai, files, fingerprints, hub, lora, safetensors, tokenizers, weights
 from .errors import Error, nearest
-from .models import awd_lstm, bart, bert, bert2bert, distilbert, gpt2, gpt_neo, opt, roberta, t5
+from .models import awd_lstm, bart, bert, bert2bert, distilbert, gpt2, gpt_neo, kim_cnn, opt, roberta, t5
 
 FAMILIES = {  # config.json's model_type: (the file, its model, its configuration)
     "gpt2": (gpt2, gpt2.GPT2, gpt2.Config),
@@ -30,6 +30,7 @@ FAMILIES = {  # config.json's model_type: (the file, its model, its configuratio
     "opt": (opt, opt.OPT, opt.Config),
     "awd_lstm": (awd_lstm, awd_lstm.AWDLSTM, awd_lstm.Config),
     "encoder-decoder": (bert2bert, bert2bert.BERT2BERT, bert2bert.Config),
+    "kim_cnn": (kim_cnn, kim_cnn.KimCNN, kim_cnn.Config),
 }
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from . import adapters, data, files, hub, lora, optim, plots, pretrained, settings, train
+from . import adapters, cnn, data, files, hub, lora, optim, plots, pretrained, settings, train
 from .errors import Error, nearest
-from .tasks.classify import Classify
+from .tasks.classify import Classify, joined
 from .use import TASKS, new_worker, on, outputs_of, pair, say_cut
 
 MEMORY = "(given in memory)"  # stands in the run's folder where a name or a path would
@@ -53,16 +53,17 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     tables, origin, labels = read_tables(task, options, memory)
     folder = new_folder(task, options.out)
 
-    model, tokenizer = start(memory.get("model", options.model), TASKS[task].kinds, labels)
+    model, tokenizer = start(memory.get("model", options.model), TASKS[task].kinds, labels, tables, options)
     model.to(options.device)
     limit = min(options.max_length or model.longest, model.longest)
     worker = new_worker(task, tokenizer, labels, limit, options, model)
-    options.batch_size, options.epochs = options.batch_size or worker.usual_batch, options.epochs or worker.usual_epochs
+    options.batch_size = options.batch_size or worker.usual_batch
+    options.epochs = options.epochs or (cnn.EPOCHS if cnn.named(options.model) else worker.usual_epochs)
     examples = {k: worker.training(table) if k == "train" else worker.examples(table) for k, table in tables.items()}
     learning, total = adapters.choose(model, options.tune, options)
     model.recompute = options.recompute
     size = next(model.parameters()).shape[1], len(model.blocks)  # the first parameter is the embedding, (V, C)
-    usual = lambda tune: options.lr or worker.rate_factor * optim.usual_rate(*size, tune)
+    usual = lambda tune: options.lr or worker.rate_factor * optim.usual_rate(*size, tune, model.FAMILY)
     fresh_lr, options.lr = usual("all"), usual(options.tune)  # of the random baseline, all of which learns; of this run
     options.lr_new = options.lr_new or optim.usual_new_rate(options.lr, model.FAMILY, options.tune)
 
@@ -74,19 +75,19 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
         say(f"           drawn at random: {', '.join(drawn) if len(drawn) < 10 else f'{len(drawn)} tensors'}{own}")
     for note in report.notes:
         say(f"           {note}")
-    threads = f"{torch.get_num_threads()} threads"
-    say(f"device     {options.device}, {options.precision}, {threads}; seed {options.seed}, rate {options.lr:g}")
+    how = f"{options.device}, {options.precision}, {torch.get_num_threads()} threads"
+    say(f"device     {how}; seed {options.seed}, rate {options.lr:g}")
     for split, table in tables.items():
         say(f"{split:10} {len(table.rows):,} rows of {origin[split]}: {worker.describe(examples[split])}")
     say_cut(worker, say)
 
-    metrics, compared = {}, {}
+    metrics, compared, outputs = {}, {}, {}
     judged = [split for split in ("test" if "test" in tables else "valid", "other") if split in tables]
     for split in judged:
-        metrics[f"{split}_before"], outputs = assess(worker, model, examples[split], options)
+        metrics[f"{split}_before"], found = assess(worker, model, examples[split], options)
         say(f"before     {split} {shown(metrics[f'{split}_before'])}")
         if split == judged[0] and worker.shows_before:
-            say("\n" + worker.show(model, tables[split], examples[split], outputs) + "\n")
+            say("\n" + worker.show(model, tables[split], examples[split], found) + "\n")
     first = adapters.snapshot(model)
     history = fit(worker, model, tables, examples, options, folder, [*memory])
     lora.merge(model)  # what is measured from here on is what is saved
@@ -95,7 +96,6 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     say(f"trained    {history.steps} steps in {history.seconds:.0f} s; {best}")
     moved = adapters.moved(model, first)
     say("moved      " + ", ".join(f"{part} {share:.1%}" for part, share in moved.items()))
-    outputs = {}
     for split in judged:
         metrics[split], outputs[split] = assess(worker, model, examples[split], options)
         say(f"after      {split} {shown(metrics[split])}")
@@ -181,8 +181,10 @@ def read_tables(task, options, memory):
     return {split: tables[split] for split in (*NAMES, "other") if split in tables}, origin, labels
 
 
-def start(model, kinds: tuple, labels: list[str] | None):
-    """(module with a head of one of these kinds for these labels, tokenizer)"""
+def start(model, kinds: tuple, labels: list[str] | None, tables, options):
+    """(module with a head of one of these kinds for these labels, tokenizer); a new Kim CNN has the training's words"""
+    if cnn.named(model) or options.channels:
+        return cnn.made(model, kinds, labels, [joined(row) for row in tables["train"].rows], options.channels)
     if isinstance(model, str):
         return pretrained.load(model, kinds, labels)
     module, tokenizer = pair(model)

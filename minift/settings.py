@@ -30,7 +30,8 @@ class Finetune:
     model: str | None = option(
         None,
         "embedded, a folder, a Hub id, or random:NAME: its shape, fresh weights; bert2bert:ENC,DEC: two BERTs as an "
-        "encoder-decoder, each named so (none: the task's, see minift ls)",
+        "encoder-decoder, each named so; kim-cnn or kim-cnn:FROM: filters over words, their vectors random or from a "
+        "GloVe or word2vec file or a model (none: the task's, see minift ls)",
         metavar="M",
     )
     train: str | None = option(
@@ -40,7 +41,7 @@ class Finetune:
     test: str | None = option(None, "rows to report on at the end", metavar="F")
     out: str | None = option(None, "the run's folder (none: runs/TASK-N)", metavar="DIR")
     epochs: int | None = option(
-        None, "times through the training rows (none: 3; translate: 4; mlm and denoise: 10)", metavar="N"
+        None, "times through the training rows (none: 3; translate: 4; mlm, denoise and kim-cnn: 10)", metavar="N"
     )
     max_steps: int | None = option(None, "stop after so many steps instead", metavar="N")
     lr: float | None = option(
@@ -83,6 +84,11 @@ class Finetune:
     beams: int | None = option(
         None, "translate: beams when measuring (none: generation_config.json's, or 1)", metavar="N"
     )
+    channels: str | None = option(
+        None,
+        "kim-cnn: its vectors learn (non-static), stay (static), or a copy of each (none: non-static)",
+        choices=("static", "non-static", "multichannel"),
+    )
     baselines: bool = option(False, "also train the same model from random weights, to compare")
     recompute: bool = option(False, "activation checkpointing: less memory, a third more work")
     precision: str = option("auto", "auto: bf16 on a GPU that has it, else fp32", choices=("auto", "fp32", "bf16"))
@@ -102,7 +108,7 @@ def checked(settings):
     for f in fields(settings):
         value, flag = getattr(settings, f.name), "--" + f.name.replace("_", "-")
         choices = f.metadata.get("choices")
-        if choices and value not in choices:
+        if choices and value not in (*choices, f.default):
             raise Error(f"{flag} {value}: choose one of {', '.join(choices)}{nearest(value, choices)}")
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and not (0 < value < math.inf or (value == 0 and f.name in MAY_BE_0)):

@@ -49,8 +49,8 @@ TOKENIZERS = ("bpe", "marian", "unigram", "wordpiece", "words")
 LAYERS = [
     {"errors"},
     {"files", "settings", "__init__", "download"},
-    {"models/__init__", "models/bart", "models/bert", "models/bert2bert", "models/gpt2", "models/t5"}
-    | {"models/awd_lstm", "models/gpt_neo", "models/opt", "models/roberta", "models/distilbert"},
+    {"models/__init__", "models/bart", "models/bert", "models/bert2bert", "models/gpt2", "models/t5", "vectors"}
+    | {"models/awd_lstm", "models/gpt_neo", "models/kim_cnn", "models/opt", "models/roberta", "models/distilbert"},
     {"metrics", "plots", "optim", "safetensors", "tokenizers/spm"},
     {"tokenizers/__init__", *(f"tokenizers/{name}" for name in TOKENIZERS), "tokenizers", "lora"},
     {"tokenizers/training", "adapters"},
@@ -59,6 +59,7 @@ LAYERS = [
     {"fastai"},
     {"train", "pretrained", "tasks/classify", "tasks/lm", "tasks/translate"},
     {"tasks/mlm", "tasks/denoise", "tasks/prompt", "miniatures"},
+    {"cnn"},
     {"use", "distill", "laws"},
     {"runs", "compare"},
     {"pretraining", "laws_pairs"},

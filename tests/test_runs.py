@@ -133,6 +133,7 @@ def test_config_toml_has_every_setting_and_runs_again_to_the_same_bits(nano, tmp
         "threads",
         "prompt",
         "beams",
+        "channels",
     }  # those that are none, and out
     assert config | paths | {"task": "classify", "device": "cpu", "precision": "fp32", "lr": 1e-3} == config
     main(["finetune", "classify", "--config", str(run.folder / "config.toml"), "--out", str(tmp_path / "again")])

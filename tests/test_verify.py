@@ -14,7 +14,7 @@ from minift import cli, laws, laws_pairs, miniatures, pretrained, safetensors, v
 from minift.errors import Error
 
 torch.set_num_threads(1)
-FAMILIES = tuple(miniatures.KINDS)
+FAMILIES = tuple(family for family in miniatures.KINDS if family != "kim_cnn")  # which transformers does not know
 PAIRED = laws_pairs.FAMILIES.split()
 EACH = [(family, kind) for family in FAMILIES for kind in miniatures.KINDS[family]]
 
@@ -342,6 +342,12 @@ MISTAKES = {  # the file, the laws that break; what it says, what a learner writ
         'activation_function: str = "relu"', 'activation_function: str = "gelu"'),
     "OPT 350M with its norms before": (OPT, (NUMERICS, STEPS),
         "self.before = config.do_layer_norm_before", "self.before = True"),
+    "windows over padding": ("models/kim_cnn", (PADDING, SUM),
+        "if mask is not None:", "if False:"),
+    "dropout in evaluation in a CNN": ("models/kim_cnn", (DROPOUT,),
+        "self.classifier(self.dropout(pooled))", "self.classifier(F.dropout(pooled, self.config.dropout))"),
+    "a static copy that is not saved": ("models/kim_cnn", (SAVED, MORE),
+        'keys = ["static", ', "keys = ["),
     "no bias of the logits": (BART, (NUMERICS, STEPS, MORE),
         "self.model.shared.weight, self.final_logits_bias[0]", "self.model.shared.weight, None"),
     "positions from row 0": (BART, (NUMERICS, STEPS),
@@ -409,6 +415,7 @@ MISTAKES = {  # the file, the laws that break; what it says, what a learner writ
         "across = (mine[:, :, None] == src_mask[:, None])[:, None]", "across = None"),
 }  # fmt: skip
 FAMILY_OF = {GPT2: "gpt2", BERT: "bert", "tokenizers/bpe": "bpe", "tokenizers/wordpiece": "wordpiece"}
+FAMILY_OF |= {"models/kim_cnn": "kim_cnn"}
 FAMILY_OF |= {BART: "bart", "tasks/translate": "bart translate", "tasks/denoise": "denoise"}
 FAMILY_OF |= {ROBERTA: "roberta", DISTIL: "distilbert"}
 FAMILY_OF |= {T5: "t5", TWO: "bert2bert"}
