@@ -143,7 +143,7 @@ def sight(family):
     for name, mask in ("no mask", None), ("a mask", torch.ones_like(IDS).bool()):
         for t in range(6):
             moved = (model(IDS + (torch.arange(6) == t), mask) - model(IDS, mask)).abs().amax(-1)[0]  # (T,)
-            found, right = (moved > 1e-5).nonzero()[:, 0].tolist(), list(range(0 if family == "bert" else t, 6))
+            found, right = (moved > 1e-5).nonzero()[:, 0].tolist(), list(range(t if family in CAUSAL.split() else 0, 6))
             equal(f"token {t} changed, with {name}: the tokens that notice", found, right)
 
 
