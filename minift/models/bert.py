@@ -153,7 +153,8 @@ class Predictions(nn.Module):
 
 class BERT(nn.Module):
     """`kind` is what it ends in: "encoder", nothing but the pooler; "mlm", the vocabulary at every token;
-    "pretraining", that and the pooler's next-sentence score, `cls.seq_relationship`; "classify", a score a label."""
+    "pretraining", that and the pooler's next-sentence score, `cls.seq_relationship`; "classify", a score a label;
+    "answer", for each token how well the answer to a question starts and ends there (section 4.2)."""
 
     FAMILY = "bert"  # config.json's model_type
     ARCHITECTURES: ClassVar = {  # the name that config.json gives each kind; the first is the default
@@ -161,6 +162,7 @@ class BERT(nn.Module):
         "mlm": "BertForMaskedLM",
         "pretraining": "BertForPreTraining",
         "classify": "BertForSequenceClassification",
+        "answer": "BertForQuestionAnswering",
     }
 
     def __init__(self, config: Config, kind: str = "encoder"):
@@ -171,7 +173,7 @@ class BERT(nn.Module):
         layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         encoder = nn.ModuleDict({"layer": layers})
         self.bert = nn.ModuleDict({"embeddings": Embeddings(config), "encoder": encoder})
-        if kind != "mlm":
+        if kind not in ("mlm", "answer"):
             self.bert["pooler"] = nn.ModuleDict({"dense": nn.Linear(C, C)})
         if kind in ("mlm", "pretraining"):
             self.cls = nn.ModuleDict({"predictions": Predictions(config)})
@@ -181,6 +183,8 @@ class BERT(nn.Module):
             p = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
             self.dropout = nn.Dropout(p)
             self.classifier = nn.Linear(C, len(config.labels))
+        if kind == "answer":
+            self.qa_outputs = nn.Linear(C, 2)
         for name, parameter in self.named_parameters():
             self.init_parameter(name, parameter)
 
@@ -211,6 +215,8 @@ class BERT(nn.Module):
         """The head that fine-tuning adds: `--tune head` trains nothing else."""
         if self.kind == "classify":
             return [self.dropout, self.classifier]
+        if self.kind == "answer":
+            return [self.qa_outputs]
         return [*self.cls.values()] if "cls" in self._modules else []
 
     def hidden(self, ids, mask=None, segments=None):
@@ -234,17 +240,19 @@ class BERT(nn.Module):
 
     def pooled(self, ids, mask=None, segments=None):
         """(B, C): the pooler's tanh over each row's first real token, [CLS] (section 3.1, task 2)."""
-        if self.kind == "mlm":
-            raise Error("this folder's model has no pooler: it was saved as BertForMaskedLM")
+        if "pooler" not in self.bert:
+            raise Error(f"this folder's model has no pooler: it was saved as {self.ARCHITECTURES[self.kind]}")
         hidden = self.hidden(ids, mask, segments)
         first = 0 if mask is None else (mask != 0).int().argmax(1)  # (B,)
         return torch.tanh(self.bert.pooler.dense(hidden[torch.arange(len(ids), device=ids.device), first]))
 
     def head(self, hidden):
-        """(B, T, C) hidden -> logits (B, T, V) of a masked language model;
+        """(B, T, C) hidden -> logits (B, T, V) of a masked language model, (B, T, 2), start and end, of an answerer;
         (B, C) pooled -> logits (B, labels) of a classifier."""
         if self.kind == "classify":
             return self.classifier(self.dropout(hidden))
+        if self.kind == "answer":
+            return self.qa_outputs(hidden)
         weight, bias = self.unembedding
         return F.linear(self.cls.predictions(hidden), weight, bias)
 
@@ -258,7 +266,8 @@ class BERT(nn.Module):
         return self.cls.predictions.decoder.weight, self.cls.predictions.decoder.bias
 
     def forward(self, ids, mask=None, segments=None):
-        """ids (B, T) -> logits: (B, T, V) of a masked language model, (B, labels) of a classifier."""
+        """ids (B, T) -> logits: (B, T, V) of a masked language model, (B, labels) of a classifier, (B, T, 2) of an
+        answerer."""
         if self.kind == "classify":
             return self.head(self.pooled(ids, mask, segments))
         return self.head(self.hidden(ids, mask, segments))
@@ -267,8 +276,9 @@ class BERT(nn.Module):
 def key_map(config: Config) -> dict[str, tuple[str, bool]]:
     """Key in a published file -> parameter here, and whether the file stores it transposed (BERT's: never). Files may
     leave out the prefix `bert.`, and old ones write `gamma` and `beta` for a norm's `weight` and `bias`."""
-    modules = ["bert.embeddings.LayerNorm", "bert.pooler.dense", "classifier", "cls.seq_relationship"]
+    modules = ["bert.embeddings.LayerNorm", "bert.pooler.dense", "classifier", "qa_outputs"]
     modules += ["cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder"]
+    modules += ["cls.seq_relationship"]
     for i in range(config.num_hidden_layers):
         layer = f"bert.encoder.layer.{i}"
         modules += [f"{layer}.attention.self.{name}" for name in ("query", "key", "value")]
@@ -292,6 +302,7 @@ TIED = {
 LABELLED = "classifier."  # the head whose rows are labels: of no use for other labels
 # What may be new when fine-tuning adds a head:
 NEW = {"classify": (LABELLED, "bert.pooler."), "mlm": ("cls.",), "pretraining": ("cls.",), "encoder": ("bert.pooler.",)}
+NEW["answer"] = ("qa_outputs.",)
 
 
 if __name__ == "__main__":
