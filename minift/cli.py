@@ -110,7 +110,8 @@ def finetune(commands):
     parser.add_argument(
         "task",
         metavar="TASK",
-        help="classify (columns text, or text_a and text_b, and label), translate (src, tgt), lm, mlm, denoise (text)",
+        help="classify (columns text, or text_a and text_b, and label), translate (src, tgt), lm, mlm, denoise (text), "
+        "answer (SQuAD's .json, or question, context, answers)",
     )
     parser.add_argument(
         "--config", metavar="F.toml", help="settings from a file, a run's config.toml; flags go before it"
@@ -142,7 +143,8 @@ def predict(commands):
             raise Error("predict needs either a TEXT or --input F")
         from . import data, files, runs
 
-        rows = data.read(args.input).rows if args.input else [{"text": args.text}]
+        asked = {"question": args.text, "context": args.context}
+        rows = data.read(args.input).rows if args.input else [asked if args.context else {"text": args.text}]
         predictions = runs.predict(args.model, args.input or rows, say=complain)
         found = [row | prediction for row, prediction in zip(rows, predictions, strict=True)]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
@@ -155,13 +157,14 @@ def predict(commands):
     parser = command(
         commands,
         "predict",
-        "What a classifier says of a text, or how a translator puts it; or of each row of a file.",
+        "What a classifier says of a text, how a translator puts it, what a text answers; or of all rows of a file.",
         'minift predict runs/classify-1 "Not bad at all."',
         run,
     )
     parser.add_argument("model", metavar="MODEL", help="a run's folder, or a published translator or classifier")
     parser.add_argument("text", metavar="TEXT", nargs="?", help="one text")
-    parser.add_argument("--input", metavar="F", help="rows: .tsv, .csv, .jsonl or .txt")
+    parser.add_argument("--context", metavar="T", help="the text to find the answer in, where TEXT is a question")
+    parser.add_argument("--input", metavar="F", help="rows: .tsv, .csv, .jsonl, .json or .txt")
     parser.add_argument(
         "--output", metavar="F.jsonl", help="an object a row: its columns, prediction, scores (none: print)"
     )

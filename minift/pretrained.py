@@ -122,7 +122,7 @@ def build(folder: Path, kind=None, labels=None, random=False):
 def wanted(name, cls, kind, own: str) -> str:
     """The kind to load where `kind` (None, one, or several) is asked for and the model's own is `own`."""
     kinds = (kind,) if isinstance(kind, str) else kind or (own,)
-    kind = own if own in kinds else kinds[0]
+    kind = own if own in kinds else next((one for one in kinds if one in cls.ARCHITECTURES), kinds[0])
     if kind not in cls.ARCHITECTURES:
         there = ", ".join(cls.ARCHITECTURES)
         raise Error(f"{name}: {cls.FAMILY} has no kind '{kind}', but {there}{nearest(kind, cls.ARCHITECTURES)}")

@@ -1,10 +1,8 @@
 """One run: model, task, data and loop put together, and the run's folder. `finetune`, `predict`, `evaluate`."""
 
 import copy
-import ctypes
 import json
 import math
-import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +10,9 @@ import torch
 
 from . import adapters, data, files, hub, optim, plots, pretrained, settings, train
 from .errors import Error, nearest
+from .memory import keep_memory, peak_memory
+from .tasks.answer import STYLES, WINDOW, Answer
+from .tasks.answer_written import WrittenAnswer
 from .tasks.classify import Classify
 from .tasks.denoise import Denoise
 from .tasks.lm import LM
@@ -19,13 +20,14 @@ from .tasks.mlm import MLM
 from .tasks.translate import Translate
 
 MEMORY = "(given in memory)"  # stands in the run's folder where a name or a path would
-TASKS = {task.name: task for task in (Classify, LM, MLM, Translate, Denoise)}
+TASKS = {task.name: task for task in (Classify, LM, MLM, Translate, Denoise, Answer)}
 EMBEDDED = {  # the model and the data set that a task takes when none is given
     "classify": ("bert-nano", "reviews"),
     "lm": ("gpt2-nano", "harbour"),
     "mlm": ("bert-nano", "harbour"),
     "translate": ("bart-nano-en-fr", "phrasebook"),
     "denoise": ("bart-nano-en-fr", "harbour"),
+    "answer": ("bert-nano", "answers"),
 }
 NAMES = {"train": "train", "valid": "validation", "test": "test"}  # a part, and its file in an embedded data set
 OTHER = hub.DATA / "reviews" / "test.tsv"  # what a language model may forget while it learns another text
@@ -59,10 +61,10 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     tables, origin, labels = read_tables(task, options, memory)
     folder = new_folder(task, options.out)
 
-    model, tokenizer = start(memory.get("model", options.model), TASKS[task].kinds, labels)
+    kinds = STYLES[options.style] if task == "answer" else TASKS[task].kinds
+    model, tokenizer = start(memory.get("model", options.model), kinds, labels)
     model.to(options.device)
-    limit = min(options.max_length or model.longest, model.longest)
-    worker = new_worker(task, tokenizer, labels, limit, options)
+    worker = new_worker(task, model, tokenizer, labels, options)
     examples = {k: worker.training(table) if k == "train" else worker.examples(table) for k, table in tables.items()}
     learning, total = adapters.choose(model, options.tune)
     model.recompute = options.recompute
@@ -94,6 +96,8 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
             say("\n" + worker.show(model, tables[split], examples[split], outputs) + "\n")
     first = adapters.snapshot(model)
     history = fit(worker, model, tables, examples, options, folder, [*memory])
+    if getattr(worker, "threshold", None) is not None:  # it is still the last epoch's, which may not be the best one
+        assess(worker, model, examples["valid"], options, settle=True)
     metrics["valid"] = history.best
     best = f"best epoch {history.epoch}, valid {shown(history.best)}"
     say(f"trained    {history.steps} steps in {history.seconds:.0f} s; {best}")
@@ -141,10 +145,10 @@ def predict(model, rows, max_batch: int = 64, say=lambda line: None) -> list[dic
     worker, model = ready(model)
     if not hasattr(worker, "predictions"):
         there = worker.then.format("MODEL")
-        raise Error(f"predict is for classifiers and translators; this model is for {worker.name}: {there}")
+        raise Error(f"predict is for classifiers, translators and answerers; this model is for {worker.name}: {there}")
     examples = worker.examples(data.read(rows), labelled=False)
     say_cut(worker, say)
-    return worker.predictions(outputs_of(worker, model, examples, max_batch))
+    return worker.predictions(outputs_of(worker, model, examples, max_batch), examples)
 
 
 def evaluate(model, rows, task: str | None = None, say=lambda line: None) -> dict[str, float]:
@@ -195,15 +199,6 @@ def prepare(options: settings.Finetune) -> settings.Finetune:
     return replace(options, device=device, precision=precision)
 
 
-def keep_memory():
-    """Linux's malloc gives a large block back as soon as it is free, and the next one is mapped and zeroed anew, page
-    by page: up to half of a step on the CPU. Let it keep up to 2 GB, in blocks of up to 1 GB, for the next step."""
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-
-
 def read_tables(task, options, memory):
     """({split: Table}, {split: where its rows came from}, the label names)"""
     sources = {split: memory.get(split, getattr(options, split)) for split in ("train", "valid", "test")}
@@ -234,7 +229,12 @@ def start(model, kinds: tuple, labels: list[str] | None):
     return pretrained.with_head(module, kinds, labels), tokenizer
 
 
-def new_worker(task: str, tokenizer, labels, limit: int, options):
+def new_worker(task: str, model, tokenizer, labels, options, threshold: float | None = None):
+    limit = min(options.max_length or (WINDOW if model.kind == "answer" else model.longest), model.longest)
+    if model.kind == "answer":
+        return Answer(tokenizer, limit, options.overlap, threshold)
+    if task == "answer":
+        return WrittenAnswer(tokenizer, limit, model.kind)
     if task == "classify":
         return Classify(tokenizer, labels, options.regression, limit)
     if task == "translate":
@@ -280,10 +280,10 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
             collate=lambda rows: on(options.device, worker.batch([examples["train"][i] for i in rows])),
             loss=worker.loss,
             settings=options,
-            evaluate=lambda model: assess(worker, model, examples["valid"], options)[0],
+            evaluate=lambda model: assess(worker, model, examples["valid"], options, settle=True)[0],
             score=worker.goal,
             log=logger(folder) if folder else lambda entry: None,
-            where=tables["train"].where,
+            where=lambda i: tables["train"].where(examples["train"][i].get("row", i)),
             optimizer=lambda *of: optim.adamw(*of, lr_new=options.lr_new),
         )
     except torch.OutOfMemoryError as e:
@@ -313,16 +313,19 @@ def outputs_of(worker, model, examples, size: int) -> torch.Tensor:
     return torch.stack(result)
 
 
-def assess(worker, model, examples, options):
-    """(metrics, outputs) on examples."""
+def assess(worker, model, examples, options, settle=False):
+    """(metrics, outputs) on examples; `settle`: by which the task may first choose what is not learned, a threshold."""
     with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
         outputs = outputs_of(worker, model, examples, options.batch_size)
+    if settle and hasattr(worker, "settle"):
+        worker.settle(outputs, examples)
     return worker.metrics(outputs, examples), outputs
 
 
 def random_weights(worker, model, tables, examples, options, split) -> dict:
     """What the same training makes of the same architecture without pre-training: all of it learns."""
     torch.manual_seed(options.seed)
+    worker = copy.copy(worker)  # what it settles is its own
     fresh = type(model)(model.config, model.kind).to(options.device)
     fresh.generation = getattr(model, "generation", {})  # what ends a text
     fit(worker, fresh, tables, examples, options)
@@ -344,9 +347,9 @@ def write(run: Run, task, worker, options, memory, history):
     config = copy.deepcopy(run.model.config)
     if task == "classify":
         config.extra["problem_type"] = "regression" if worker.regression else "single_label_classification"
-    config.extra["minift"] = {"task": task, "max_length": worker.max_length}
-    if getattr(worker, "prefix", ""):
-        config.extra["minift"]["prefix"] = worker.prefix
+    said = {name: getattr(worker, name, None) for name in ("prefix", "overlap", "threshold")}
+    said = {name: value for name, value in said.items() if value not in (None, "")}
+    config.extra["minift"] = {"task": task, "max_length": worker.max_length, **said}
     if config.pad_token_id is None:  # transformers finds a row's last token by the padding's id
         config.pad_token_id = run.tokenizer.eos
     run.model.config = config
@@ -356,18 +359,21 @@ def write(run: Run, task, worker, options, memory, history):
 def ready(model):
     """(the task's worker, module) of a fine-tuned model."""
     module, tokenizer = pretrained.load(model) if isinstance(model, str | Path) else pair(model)
-    task = next((name for name, task in TASKS.items() if module.kind in task.kinds), None)
+    said, regression = module.config.extra.get("minift", {}), module.config.extra.get("problem_type") == "regression"
+    able = [name for name, task in TASKS.items() if module.kind in task.kinds]
+    task = said["task"] if said.get("task") in able else next(iter(able), None)
     if task is None:
         name = model if isinstance(model, str | Path) else "this model"
         way_out = f"fine-tune it first: minift finetune classify --model {name}"
         raise Error(f"{name}: has no head of {' or '.join(TASKS)}; {way_out}")
-    said, regression = module.config.extra.get("minift", {}), module.config.extra.get("problem_type") == "regression"
-    limit = said.get("max_length") or module.longest
     options = settings.Finetune(regression=regression, prefix=said.get("prefix", ""))
-    return new_worker(task, tokenizer, module.config.labels, limit, options), module
+    options.max_length, options.overlap = said.get("max_length"), said.get("overlap")
+    return new_worker(task, module, tokenizer, module.config.labels, options, said.get("threshold")), module
 
 
 def say_cut(worker, say):
+    for note in getattr(worker, "notes", ()):
+        say(f"           {note}")
     if worker.truncated:
         say(f"           {worker.truncated:,} texts were longer than {worker.max_length} tokens and are cut")
 
@@ -386,14 +392,3 @@ def toml(task: str, options, memory=()) -> str:
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else repr(value)
             lines.append(f"{name} = {text}")
     return "\n".join(lines) + "\n"
-
-
-def peak_memory(device: str) -> int | None:
-    """The most memory that this process (on a GPU: its tensors) has held, in bytes; None where the system is silent."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -12,6 +12,7 @@ MAY_BE_0 = (
     "weight_decay",
     "seed",
     "smoothing",
+    "overlap",
 )  # of the numbers; all the others are counts, rates or lengths
 TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list"}
 
@@ -32,7 +33,7 @@ class Finetune:
         metavar="M",
     )
     train: str | None = option(
-        None, "rows to learn from: .tsv, .csv, .jsonl, or .txt (none: what comes with minift)", metavar="F"
+        None, "rows to learn from: .tsv, .csv, .jsonl, .json or .txt (none: what comes with minift)", metavar="F"
     )
     valid: str | None = option(None, "rows to choose the best epoch by (none: a tenth of the training's)", metavar="F")
     test: str | None = option(None, "rows to report on at the end", metavar="F")
@@ -47,10 +48,12 @@ class Finetune:
     lr_new: float | None = option(
         None, "rate of what was drawn at random (none: --lr, for bert2bert ten times --lr)", metavar="X"
     )
-    batch_size: int | None = option(None, "rows a step (none: 32; lm and mlm: 4; denoise: 8)", metavar="N")
+    batch_size: int | None = option(None, "rows a step (none: 32; answer: 16; lm and mlm: 4; denoise: 8)", metavar="N")
     batch_tokens: int | None = option(None, "padded tokens a batch, instead of rows", metavar="N")
     accumulate: int = option(1, "batches a step", metavar="N")
-    max_length: int | None = option(None, "cut texts to so many tokens (none: the model's positions)", metavar="N")
+    max_length: int | None = option(
+        None, "cut texts to so many tokens (none: the model's positions; answer: 384, a window's tokens)", metavar="N"
+    )
     tune: str = option("all", "what learns: head, last:N or all", metavar="head|last:N|all")
     schedule: str = option("linear", "the rate after warm-up", choices=("linear", "cosine", "constant"))
     warmup: float = option(0.1, "share of the steps that warm up", metavar="X")
@@ -64,6 +67,14 @@ class Finetune:
     smoothing: float = option(0.1, "translate: the share of the target's chance for all other words", metavar="X")
     beams: int | None = option(
         None, "translate: beams when measuring (none: generation_config.json's, or 1)", metavar="N"
+    )
+    style: str | None = option(
+        None,
+        "answer: point at a passage, or write freely (none: extractive, where the model can)",
+        choices=("extractive", "generative"),
+    )
+    overlap: int | None = option(
+        None, "answer: tokens that neighbouring windows of a long text share (none: a third of them)", metavar="N"
     )
     baselines: bool = option(False, "also train the same model from random weights, to compare")
     recompute: bool = option(False, "activation checkpointing: less memory, a third more work")
@@ -84,7 +95,7 @@ def checked(settings):
     for f in fields(settings):
         value, flag = getattr(settings, f.name), "--" + f.name.replace("_", "-")
         choices = f.metadata.get("choices")
-        if choices and value not in choices:
+        if choices and value not in (*choices, f.default):
             raise Error(f"{flag} {value}: choose one of {', '.join(choices)}{nearest(value, choices)}")
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and not (0 < value < math.inf or (value == 0 and f.name in MAY_BE_0)):
