@@ -113,7 +113,8 @@ def finetune(commands):
     parser.add_argument(
         "task",
         metavar="TASK",
-        help="classify (columns text, or text_a and text_b, and label), translate (src, tgt), lm, mlm, denoise (text)",
+        help="classify (columns text, or text_a and text_b, and label), translate (src, tgt), lm, mlm, denoise (text), "
+        "answer (SQuAD's .json, or question, context, answers)",
     )
     parser.add_argument(
         "--config", metavar="F.toml", help="settings from a file, a run's config.toml; flags go before it"
@@ -167,7 +168,8 @@ def predict(commands):
             raise Error("predict needs either a TEXT or --input F")
         from . import data, files, use
 
-        rows = data.read(args.input).rows if args.input else [{"text": args.text}]
+        asked = {"question": args.text, "context": args.context}
+        rows = data.read(args.input).rows if args.input else [asked if args.context else {"text": args.text}]
         predictions = use.predict(args.model, args.input or rows, say=complain, **given(args, settings.Prompt))
         found = [row | prediction for row, prediction in zip(rows, predictions, strict=True)]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
@@ -180,14 +182,15 @@ def predict(commands):
     parser = command(
         commands,
         "predict",
-        "What a classifier, or a prompted language model, says of a text, or how a translator puts it; for a file, of "
-        "each row.",
+        "What a classifier or a prompted language model says of a text, how a translator puts it, what a text answers; "
+        "or of all rows of a file.",
         'minift predict runs/classify-1 "Not bad at all."',
         run,
     )
     parser.add_argument("model", metavar="MODEL", help="a run's folder, or a published model")
     parser.add_argument("text", metavar="TEXT", nargs="?", help="one text")
-    parser.add_argument("--input", "--data", metavar="F", help="rows: .tsv, .csv, .jsonl or .txt")
+    parser.add_argument("--context", metavar="T", help="the text to find the answer in, where TEXT is a question")
+    parser.add_argument("--input", "--data", metavar="F", help="rows: .tsv, .csv, .jsonl, .json or .txt")
     parser.add_argument(
         "--output", metavar="F.jsonl", help="an object a row: its columns, prediction, scores (none: print)"
     )

@@ -7,6 +7,8 @@ fault found much later (an unknown label, a blank text) can still be named by fi
     .csv    a header line, then rows by the standard rules, quotes strictly paired
     .jsonl  one object a line; numbers stay numbers here, while the cells of .tsv and .csv are always strings
     .txt    one document, or several between lines `<|endoftext|>`; the one column is `text`
+    .json   questions in the form of SQuAD 1.1 or 2.0; a row a question: id, title, question, context, is_impossible and
+            answers, a list of {text, answer_start}; this counts characters
 
 Blank lines are no rows. Everything is UTF-8, with or without a byte-order mark, with LF or CRLF line ends.
 """
@@ -34,10 +36,13 @@ class Table:
     rows: list[dict]
     columns: list[str]
     source: str  # the path as it was given, or MEMORY
-    lines: list[int]  # the line on which each row starts; in memory its number, counted from 1 as lines are
+    lines: (
+        list  # the line on which each row starts; in memory its number, from 1 as lines are; "question ID" of SQuAD's
+    )
 
     def where(self, i: int) -> str:
-        return f"{self.source}, {'row' if self.source == MEMORY else 'line'} {self.lines[i]}"
+        place, kind = self.lines[i], "row" if self.source == MEMORY else "line"
+        return f"{self.source}, {place if isinstance(place, str) else f'{kind} {place}'}"
 
     def take(self, indices: list[int]) -> "Table":
         rows, lines = ([values[i] for i in indices] for values in (self.rows, self.lines))
@@ -167,6 +172,35 @@ def jsonl_rows(text: str, path: Path):
         yield n, row
 
 
+def squad_rows(text: str, path: Path):
+    """A row for each question of {"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", …}]}]}]}."""
+
+    def part(entry, place, key, kind, name):
+        if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
+            found = short(repr(entry.get(key) if isinstance(entry, dict) and key in entry else entry))
+            raise Error(f"{path}, {place}: needs {key!r}, {name}, as in SQuAD's files; there is {found}")
+        return entry[key]
+
+    def parts(entry, place, key):
+        found = part(entry, place, key, list, "a list")
+        return [(one, f"{place}.{key}[{i}]".removeprefix("the file.")) for i, one in enumerate(found)]
+
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        place, why = f"line {getattr(e, 'lineno', 1)}, column {getattr(e, 'colno', 1)}", getattr(e, "msg", e)
+        raise Error(f"{path}, {place}: not JSON ({why}); if it has an object a line, name it .jsonl") from None
+    for article, in_article in parts(content, "the file", "data"):
+        for paragraph, in_paragraph in parts(article, in_article, "paragraphs"):
+            context = part(paragraph, in_paragraph, "context", str, "a text")
+            for entry, place in parts(paragraph, in_paragraph, "qas"):
+                id = str(part(entry, place, "id", str | int, "a text"))
+                question, answers = part(entry, place, "question", str, "a text"), entry.get("answers", [])
+                row = {"id": id, "title": str(article.get("title", "")), "question": question, "context": context}
+                impossible = entry.get("is_impossible", not answers)
+                yield f"question {id}", row | {"answers": answers, "is_impossible": impossible}
+
+
 def txt_rows(text: str, path: Path):
     line = 1
     for document in re.split(r"(?m)^<\|endoftext\|>[ \t]*(?:\n|\Z)", text.replace("\r\n", "\n")):
@@ -175,7 +209,7 @@ def txt_rows(text: str, path: Path):
         line += document.count("\n") + 1  # and the separator
 
 
-PARSERS = {".tsv": tsv_rows, ".csv": csv_rows, ".jsonl": jsonl_rows, ".txt": txt_rows}
+PARSERS = {".tsv": tsv_rows, ".csv": csv_rows, ".jsonl": jsonl_rows, ".txt": txt_rows, ".json": squad_rows}
 
 
 def short(text: str) -> str:
@@ -183,11 +217,12 @@ def short(text: str) -> str:
 
 
 def split(table: Table, fraction: float, seed: int) -> tuple[Table, Table]:
-    """(training rows, `fraction` of the rows held out), both in the order of the file. Rows that differ at
-    most in their label or id stay on one side, else the held-out score would partly measure memory."""
-    groups = {}
+    """(training rows, `fraction` of the rows held out), both in the order of the file. Rows that differ at most in
+    label or id, and questions on one context, stay on one side, else the held-out score would partly measure memory."""
+    groups, columns = {}, [c for c in table.columns if c not in ("label", "id", "idx")]
+    columns = ["context"] if "context" in columns else columns
     for i, row in enumerate(table.rows):
-        texts = repr([row.get(c) for c in table.columns if c not in ("label", "id", "idx")])
+        texts = repr([row.get(c) for c in columns])
         groups.setdefault(texts, []).append(i)
     if len(groups) < 2:
         raise Error(f"{table.source}: no row can be held out, since all have the same text; add others")

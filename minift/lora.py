@@ -157,9 +157,10 @@ def save(model: nn.Module, folder, base: str | None = None):
     PeftModel.from_pretrained(MODEL, folder) reads it, where MODEL is the base with this kind of head.
 
     `base` is the base's name, for the record."""
-    layers, (keys, _), modules = adapted(model), published(model), []
+    layers = adapted(model)
     if not layers:
         return
+    (keys, _), modules = published(model), []
     for name, module in whole(model).items():
         inner = next(module.named_parameters())[0]
         modules.append(keys[f"{name}.{inner}"][0].removesuffix(f".{inner}"))

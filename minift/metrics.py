@@ -1,4 +1,4 @@
-"""How good the predictions are: the figures of scikit-learn, scipy, sacrebleu and rouge-score, in numpy.
+"""How good the predictions are: the figures of scikit-learn, scipy, sacrebleu, rouge-score and SQuAD, in numpy.
 
 Where a figure is 0/0 it is 0.0, so that a run's results stay numbers: F1 of a class that is never right, mcc
 when there is one class only in truth or predictions, a correlation with a constant, BLEU of empty texts.
@@ -140,6 +140,44 @@ def common_subsequence(a: list[str], b: list[str]) -> int:
         found = longest[:-1] + (b == number[word])
         longest[1:] = np.maximum.accumulate(np.maximum(longest[1:], found))
     return int(longest[-1])
+
+
+def answers(predictions, references) -> dict[str, float]:
+    """The means of exact match and F1, 0 to 1, as SQuAD's own scorers have them. The references of a row are all the
+    texts that would be right; none of them: the question has no answer, and "" is right.
+
+    Where there are such rows the rules are those of version 2.0 (Rajpurkar et al. 2018), else those of 1.1 (2016): they
+    differ only for answers of which normalising leaves nothing, such as "the". `f1_answerable` and `f1_unanswerable`,
+    where there are both, are of the rows with and without an answer: one who never answers has 0 and 1."""
+    answerable = np.array([bool(texts) for texts in references])
+    rows = paired(predictions, references)
+    scores = np.array([answer(text, right, not answerable.all()) for text, right in rows]).reshape(-1, 2)
+    found = {"exact_match": float(scores[:, 0].mean()), "f1": float(scores[:, 1].mean())}
+    if answerable.any() and not answerable.all():
+        found["f1_answerable"] = float(scores[answerable, 1].mean())
+        found["f1_unanswerable"] = float(scores[~answerable, 1].mean())
+    return found
+
+
+def answer(prediction: str, references: list[str], version_2: bool) -> tuple[float, float]:
+    """(exact match, F1) of one answer: how it does against the reference that it does best against."""
+    said, right = answer_words(prediction), [answer_words(text) for text in references]
+    if version_2:
+        right = [words for words in right if words] or [[]]
+    exact, f1 = max(said == words for words in right), []
+    for words in right:
+        if version_2 and not (said and words):
+            f1.append(float(said == words))
+        else:
+            f1.append(2 * (Counter(said) & Counter(words)).total() / max(len(said) + len(words), 1))
+    return float(exact), max(f1)
+
+
+def answer_words(text: str) -> list[str]:
+    """The words by which answers are compared: lower-cased, without ASCII punctuation and then without articles. Marks
+    go without a trace, so that "U.S.-led" is the one word "usled"."""
+    text = "".join(character for character in text.lower() if character not in string.punctuation)
+    return re.sub(r"\b(?:a|an|the)\b", " ", text).split()
 
 
 # ASCII punctuation but for four, which may be part of a word or number.

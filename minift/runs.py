@@ -1,10 +1,8 @@
 """One run: model, task, data and loop put together, and the run's folder: `finetune`."""
 
 import copy
-import ctypes
 import json
 import math
-import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +10,8 @@ import torch
 
 from . import adapters, cnn, data, files, hub, lora, optim, plots, pretrained, settings, train
 from .errors import Error, nearest
+from .memory import keep_memory, peak_memory
+from .tasks.answer import STYLES
 from .tasks.classify import Classify, joined
 from .use import TASKS, new_worker, on, outputs_of, pair, say_cut
 
@@ -22,6 +22,7 @@ EMBEDDED = {  # the model and the data set that a task takes when none is given
     "mlm": ("bert-nano", "harbour"),
     "translate": ("bart-nano-en-fr", "phrasebook"),
     "denoise": ("bart-nano-en-fr", "harbour"),
+    "answer": ("bert-nano", "answers"),
 }
 OTHER = hub.DATA / "reviews" / "test.tsv"  # what a language model may forget while it learns another text
 NAMES = {"train": "train", "valid": "validation", "test": "test"}  # a part, and its file in an embedded data set
@@ -53,10 +54,10 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     tables, origin, labels = read_tables(task, options, memory)
     folder = new_folder(task, options.out)
 
-    model, tokenizer = start(memory.get("model", options.model), TASKS[task].kinds, labels, tables, options)
+    kinds = STYLES[options.style] if task == "answer" else TASKS[task].kinds
+    model, tokenizer = start(memory.get("model", options.model), kinds, labels, tables, options)
     model.to(options.device)
-    limit = min(options.max_length or model.longest, model.longest)
-    worker = new_worker(task, tokenizer, labels, limit, options, model)
+    worker = new_worker(task, model, tokenizer, labels, options)
     options.batch_size = options.batch_size or worker.usual_batch
     options.epochs = options.epochs or (cnn.EPOCHS if cnn.named(options.model) else worker.usual_epochs)
     examples = {k: worker.training(table) if k == "train" else worker.examples(table) for k, table in tables.items()}
@@ -91,6 +92,8 @@ def finetune(task: str, say=lambda line: None, **values) -> Run:
     first = adapters.snapshot(model)
     history = fit(worker, model, tables, examples, options, folder, [*memory])
     lora.merge(model)  # what is measured from here on is what is saved
+    if getattr(worker, "threshold", None) is not None:  # it is still the last epoch's, which may not be the best one
+        assess(worker, model, examples["valid"], options, settle=True)
     metrics["valid"] = history.best
     best = f"best epoch {history.epoch}, valid {shown(history.best)}"
     say(f"trained    {history.steps} steps in {history.seconds:.0f} s; {best}")
@@ -148,15 +151,6 @@ def prepare(options: settings.Finetune) -> settings.Finetune:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     torch.manual_seed(options.seed)
     return replace(options, device=device, precision=precision)
-
-
-def keep_memory():
-    """Linux's malloc gives a large block back as soon as it is free, and the next one is mapped and zeroed anew, page
-    by page: up to half of a step on the CPU. Let it keep up to 2 GB, in blocks of up to 1 GB, for the next step."""
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def read_tables(task, options, memory):
@@ -219,10 +213,10 @@ def fit(worker, model, tables, examples, options, folder=None, memory=()) -> tra
             collate=lambda rows: on(options.device, worker.batch([examples["train"][i] for i in rows])),
             loss=worker.loss,
             settings=options,
-            evaluate=lambda model: assess(worker, model, examples["valid"], options)[0],
+            evaluate=lambda model: assess(worker, model, examples["valid"], options, settle=True)[0],
             score=worker.goal,
             log=logger(folder) if folder else lambda entry: None,
-            where=tables["train"].where,
+            where=lambda i: tables["train"].where(examples["train"][i].get("row", i)),
             optimizer=lambda *of: optim.adamw(*of, options.lr_new, options.rate_decay),
         )
     except torch.OutOfMemoryError as e:
@@ -235,16 +229,19 @@ def logger(folder: Path):
     return lambda entry: files.append_text(folder / "metrics.jsonl", json.dumps(entry) + "\n")
 
 
-def assess(worker, model, examples, options):
-    """(metrics, outputs) on examples."""
+def assess(worker, model, examples, options, settle=False):
+    """(metrics, outputs) on examples; `settle`: by which the task may first choose what is not learned, a threshold."""
     with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
         outputs = outputs_of(worker, model, examples, options.batch_size)
+    if settle and hasattr(worker, "settle"):
+        worker.settle(outputs, examples)
     return worker.metrics(outputs, examples), outputs
 
 
 def random_weights(worker, model, tables, examples, options, split) -> dict:
     """What the same training makes of the same architecture without pre-training: all of it learns."""
     torch.manual_seed(options.seed)
+    worker = copy.copy(worker)  # what it settles is its own
     fresh = type(model)(model.config, model.kind).to(options.device)
     fresh.generation = getattr(model, "generation", {})  # what ends a text
     fit(worker, fresh, tables, examples, options)
@@ -261,9 +258,9 @@ def write(run: Run, task, worker, options, memory, history):
     config = copy.deepcopy(run.model.config)
     if task == "classify":
         config.extra["problem_type"] = "regression" if worker.regression else "single_label_classification"
-    config.extra["minift"] = {"task": task, "max_length": worker.max_length}
-    if getattr(worker, "prefix", ""):
-        config.extra["minift"]["prefix"] = worker.prefix
+    said = {name: getattr(worker, name, None) for name in ("prefix", "overlap", "threshold")}
+    said = {name: value for name, value in said.items() if value not in (None, "")}
+    config.extra["minift"] = {"task": task, "max_length": worker.max_length, **said}
     if config.pad_token_id is None:  # transformers finds a row's last token by the padding's id
         config.pad_token_id = run.tokenizer.eos
     run.model.config = config
@@ -285,14 +282,3 @@ def toml(task: str, options, memory=()) -> str:
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else repr(value)
             lines.append(f"{name} = {text}")
     return "\n".join(lines) + "\n"
-
-
-def peak_memory(device: str) -> int | None:
-    """The most memory that this process (on a GPU: its tensors) has held, in bytes; None where the system is silent."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

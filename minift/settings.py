@@ -13,6 +13,7 @@ MAY_BE_0 = (
     "seed",
     "smoothing",
     "lora_dropout",
+    "overlap",
 )  # of the numbers; all the others are counts, rates or lengths
 MODELS, TUNE = "kim-cnn,lstm-nano,bert-nano,gpt2-nano", "head,last:1,lora,all"  # what is compared
 TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list"}
@@ -35,7 +36,7 @@ class Finetune:
         metavar="M",
     )
     train: str | None = option(
-        None, "rows to learn from: .tsv, .csv, .jsonl, or .txt (none: what comes with minift)", metavar="F"
+        None, "rows to learn from: .tsv, .csv, .jsonl, .json or .txt (none: what comes with minift)", metavar="F"
     )
     valid: str | None = option(None, "rows to choose the best epoch by (none: a tenth of the training's)", metavar="F")
     test: str | None = option(None, "rows to report on at the end", metavar="F")
@@ -50,10 +51,12 @@ class Finetune:
     lr_new: float | None = option(
         None, "rate of what was drawn at random (none: --lr, for bert2bert ten times --lr)", metavar="X"
     )
-    batch_size: int | None = option(None, "rows a step (none: 32; lm and mlm: 4; denoise: 8)", metavar="N")
+    batch_size: int | None = option(None, "rows a step (none: 32; answer: 16; lm and mlm: 4; denoise: 8)", metavar="N")
     batch_tokens: int | None = option(None, "padded tokens a batch, instead of rows", metavar="N")
     accumulate: int = option(1, "batches a step", metavar="N")
-    max_length: int | None = option(None, "cut texts to so many tokens (none: the model's positions)", metavar="N")
+    max_length: int | None = option(
+        None, "cut texts to so many tokens (none: the model's positions; answer: 384, a window's tokens)", metavar="N"
+    )
     tune: str = option("all", "what learns: head, last:N, lora or all", metavar="head|last:N|lora|all")
     lora_layers: str = option(
         "c_attn,query,value,q_proj,v_proj,q,v",
@@ -88,6 +91,14 @@ class Finetune:
         None,
         "kim-cnn: its vectors learn (non-static), stay (static), or a copy of each (none: non-static)",
         choices=("static", "non-static", "multichannel"),
+    )
+    style: str | None = option(
+        None,
+        "answer: point at a passage, or write freely (none: extractive, where the model can)",
+        choices=("extractive", "generative"),
+    )
+    overlap: int | None = option(
+        None, "answer: tokens that neighbouring windows of a long text share (none: a third of them)", metavar="N"
     )
     baselines: bool = option(False, "also train the same model from random weights, to compare")
     recompute: bool = option(False, "activation checkpointing: less memory, a third more work")

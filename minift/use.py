@@ -6,6 +6,8 @@ import torch
 
 from . import data, hub, pretrained, settings
 from .errors import Error
+from .tasks.answer import WINDOW, Answer
+from .tasks.answer_written import WrittenAnswer
 from .tasks.classify import Classify
 from .tasks.denoise import Denoise
 from .tasks.lm import LM, Streams
@@ -13,7 +15,7 @@ from .tasks.mlm import MLM
 from .tasks.prompt import Prompt
 from .tasks.translate import Translate
 
-TASKS = {task.name: task for task in (Classify, LM, MLM, Translate, Denoise)}
+TASKS = {task.name: task for task in (Classify, LM, MLM, Translate, Denoise, Answer)}
 
 
 def predict(model, rows, max_batch: int = 64, say=lambda line: None, **prompting) -> list[dict]:
@@ -27,10 +29,10 @@ def predict(model, rows, max_batch: int = 64, say=lambda line: None, **prompting
     worker, model = ready(model, **prompting)
     if not hasattr(worker, "predictions"):
         there = worker.then.format("MODEL")
-        raise Error(f"predict is for classifiers and translators; this model is for {worker.name}: {there}")
+        raise Error(f"predict is for classifiers, translators and answerers; this model is for {worker.name}: {there}")
     examples = worker.examples(data.read(rows), labelled=False)
     say_cut(worker, say)
-    return worker.predictions(outputs_of(worker, model, examples, max_batch))
+    return worker.predictions(outputs_of(worker, model, examples, max_batch), examples)
 
 
 def evaluate(model, rows, task: str | None = None, say=lambda line: None, **prompting) -> dict[str, float]:
@@ -62,7 +64,12 @@ def shuffle_test(model, rows, say=lambda line: None) -> dict[str, dict[str, floa
 # -- the task of a model, and what it makes of examples --------------------------------------------------------------
 
 
-def new_worker(task: str, tokenizer, labels, limit: int, options, model):
+def new_worker(task: str, model, tokenizer, labels, options, threshold: float | None = None):
+    limit = min(options.max_length or (WINDOW if model.kind == "answer" else model.longest), model.longest)
+    if model.kind == "answer":
+        return Answer(tokenizer, limit, options.overlap, threshold)
+    if task == "answer":
+        return WrittenAnswer(tokenizer, limit, model.kind)
     if task == "classify":
         return Classify(tokenizer, labels, options.regression, limit)
     if task == "translate":
@@ -88,18 +95,21 @@ def ready(model, shots: int | None = None, examples=None, **more):
         return Prompt(tokenizer, table, shots, module.longest, **more), module
     if examples is not None or more:
         raise Error(f"{', '.join(filter(None, ['examples' if examples else '', *more]))}: for prompting, with shots")
-    task = next((name for name, task in TASKS.items() if module.kind in task.kinds), None)
+    said, regression = module.config.extra.get("minift", {}), module.config.extra.get("problem_type") == "regression"
+    able = [name for name, task in TASKS.items() if module.kind in task.kinds]
+    task = said["task"] if said.get("task") in able else next(iter(able), None)
     if task is None:
         name = model if isinstance(model, str | Path) else "this model"
         way_out = f"fine-tune it first: minift finetune classify --model {name}"
         raise Error(f"{name}: has no head of {' or '.join(TASKS)}; {way_out}")
-    said, regression = module.config.extra.get("minift", {}), module.config.extra.get("problem_type") == "regression"
-    limit = said.get("max_length") or module.longest
     options = settings.Finetune(regression=regression, prefix=said.get("prefix", ""))
-    return new_worker(task, tokenizer, module.config.labels, limit, options, module), module
+    options.max_length, options.overlap = said.get("max_length"), said.get("overlap")
+    return new_worker(task, module, tokenizer, module.config.labels, options, said.get("threshold")), module
 
 
 def say_cut(worker, say):
+    for note in getattr(worker, "notes", ()):
+        say(f"           {note}")
     if worker.truncated:
         what = "prompts" if worker.name == "prompt" else "texts"
         say(f"           {worker.truncated:,} {what} were longer than {worker.max_length} tokens and are cut")

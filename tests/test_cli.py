@@ -108,7 +108,7 @@ def test_every_setting_is_a_flag_with_its_default_in_the_help(called):
     text = " ".join(out.split())
     for part in (
         "--batch-tokens N",
-        "(none: 32; lm and mlm: 4; denoise: 8)",
+        "(none: 32; answer: 16; lm and mlm: 4; denoise: 8)",
         "(none: 3; translate: 4; mlm, denoise and kim-cnn: 10)",
         "--seed S of everything drawn at random (def",
     ):

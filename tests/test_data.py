@@ -122,8 +122,8 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, cells):
             "<|endoftext|>\n",
             "a.txt: no rows; at least one is needed (in .tsv and .csv, below the header)",
         ),
-        ("a.json", "[]", "a.json: '.json' is none of .tsv, .csv, .jsonl, .txt; did you mean '.jsonl'?"),
-        ("rows", "text", "rows: '' is none of .tsv, .csv, .jsonl, .txt"),
+        ("a.jsn", "[]", "a.jsn: '.jsn' is none of .tsv, .csv, .jsonl, .txt, .json; did you mean '.json'?"),
+        ("rows", "text", "rows: '' is none of .tsv, .csv, .jsonl, .txt, .json"),
         (
             "a.tsv",
             "text\tlabel\ngood\t1\nbad\twith tab\t0\n",
@@ -254,6 +254,65 @@ def test_a_row_without_the_column_is_named(file):
     assert table.column("text") == "text"
     with pytest.raises(Error, match=r"^a.jsonl, line 3: this row has no 'label'; did you mean 'lab'\?$"):
         table.column("label")
+
+
+# Questions in the form of SQuAD
+
+SQUAD = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "Cats",
+            "paragraphs": [
+                {
+                    "context": "Cats purr.",
+                    "qas": [
+                        {"id": "a1", "question": "Who?", "answers": [{"text": "Cats", "answer_start": 0}]},
+                        {"id": "a2", "question": "Why?", "is_impossible": True, "answers": [], "plausible_answers": 1},
+                    ],
+                },
+                {"context": "Dogs.", "qas": []},
+            ],
+        },
+        {"paragraphs": [{"context": "x", "qas": [{"id": 7, "question": "What?"}]}]},
+    ],
+}
+
+
+def test_a_squad_file_has_a_row_a_question_named_by_its_id(file):
+    table = read(file("a.json", json.dumps(SQUAD, indent=1)))
+    assert table.columns == ["id", "title", "question", "context", "answers", "is_impossible"]
+    assert [list(row.values()) for row in table.rows] == [
+        ["a1", "Cats", "Who?", "Cats purr.", [{"text": "Cats", "answer_start": 0}], False],
+        ["a2", "Cats", "Why?", "Cats purr.", [], True],
+        ["7", "", "What?", "x", [], True],
+    ]
+    assert [table.where(i) for i in range(3)] == [f"a.json, question {id}" for id in ("a1", "a2", "7")]
+    assert table.take([1]).where(0) == "a.json, question a2"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"data": [\n}', "a.json, line 2, column 1: not JSON (Expecting value); if it has an object a line, name it"),
+        ("[" * 200_000, "a.json, line 1, column 1: not JSON ("),
+        ("[]", "a.json, the file: needs 'data', a list, as in SQuAD's files; there is []"),
+        ('{"data": 3}', "a.json, the file: needs 'data', a list, as in SQuAD's files; there is 3"),
+        ('{"data": []}', "a.json: no rows; at least one is needed"),
+        ('{"data": [{"title": "t"}]}', "a.json, data[0]: needs 'paragraphs', a list"),
+        ('{"data": [{"paragraphs": [{"qas": []}]}]}', "a.json, data[0].paragraphs[0]: needs 'context', a text"),
+        (
+            '{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": "q"}]}]}]}',
+            "a.json, data[0].paragraphs[0].qas[0]: needs 'question', a text, as in SQuAD's files; there is {'id': 'q'}",
+        ),
+        (
+            '{"data": [{"paragraphs": [{"context": "x", "qas": [{"question": "q"}]}]}]}',
+            "a.json, data[0].paragraphs[0].qas[0]: needs 'id', a text",
+        ),
+    ],
+)
+def test_what_is_no_squad_file_is_named_with_the_place_inside(file, content, expected):
+    assert message(file("a.json", content)).startswith(expected)
 
 
 # Holding rows out

@@ -1,16 +1,21 @@
 """The figures of scikit-learn, scipy, sacrebleu and rouge-score. Run me: pytest tests/test_metrics.py"""
 
+import json
 import math
 import warnings
 from random import Random
 
 import numpy as np
 import pytest
+import squad_goldens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strings import varied
 
 from minift.metrics import (
+    answer,
+    answer_words,
+    answers,
     bleu,
     chrf,
     classification,
@@ -340,3 +345,39 @@ def test_a_reference_is_needed_for_each_prediction_and_lists_of_them(measure):
         measure(["a"], ["a", "b"])
     with pytest.raises(AssertionError, match="not a text"):
         measure("the cat", "the mat")
+
+
+# Answers to questions
+
+
+def test_answers_score_as_in_squads_own_scorers_of_both_versions():
+    goldens, rows = json.loads(squad_goldens.GOLDENS.read_text(encoding="utf-8")), squad_goldens.scored()
+    for version, some in ("1.1", [row for row in rows if row[1]]), ("2.0", rows):
+        found = [answer(*row, version == "2.0") for row in some]
+        assert np.allclose(found, goldens[f"version {version}"], rtol=0, atol=1e-12)
+        means = answers(*zip(*some, strict=True))
+        expected = np.mean(goldens[f"version {version}"], 0)
+        assert [means["exact_match"], means["f1"]] == pytest.approx(expected, abs=1e-12)
+    assert len({tuple(scores) for scores in goldens["version 2.0"]}) > 10
+
+
+def test_the_two_versions_differ_only_where_normalising_leaves_nothing():
+    assert answer("the", ["The."], version_2=False) == (1.0, 0.0)
+    assert answer("the", ["The."], version_2=True) == (1.0, 1.0)
+    assert answer("", ["the", "cat"], version_2=True) == (0.0, 0.0)  # what is nothing is then no answer
+    assert answer("", ["the", "cat"], version_2=False) == (1.0, 0.0)
+
+
+def test_an_answer_is_compared_by_its_words_alone():
+    assert answer_words(" The U.S.-led  a.n \u00a0“Theatre”, an é! ") == ["usled", "“theatre”", "é"]
+    assert answer("in the Year 1999", ["1999", "year of 1999"], version_2=False) == (0.0, 2 * 2 / 6)
+    assert answer("cat cat", ["cat"], version_2=False) == (0.0, 2 / 3)  # a word counts as often as it is in both
+
+
+def test_rows_with_and_without_an_answer_have_their_own_means_where_there_are_both():
+    found = answers(["", "cat", ""], [[], ["cat"], ["dog"]])
+    assert found == {"exact_match": 2 / 3, "f1": 2 / 3, "f1_answerable": 0.5, "f1_unanswerable": 1.0}
+    assert answers(["cat"], [["cat", "dog"]]) == {"exact_match": 1.0, "f1": 1.0}
+    assert answers(["", "x"], [[], []]) == {"exact_match": 0.5, "f1": 0.5}
+    with pytest.raises(AssertionError, match="1 predictions for 2 references"):
+        answers(["x"], [[], []])

@@ -134,6 +134,8 @@ def test_config_toml_has_every_setting_and_runs_again_to_the_same_bits(nano, tmp
         "prompt",
         "beams",
         "channels",
+        "style",
+        "overlap",
     }  # those that are none, and out
     assert config | paths | {"task": "classify", "device": "cpu", "precision": "fp32", "lr": 1e-3} == config
     main(["finetune", "classify", "--config", str(run.folder / "config.toml"), "--out", str(tmp_path / "again")])
@@ -321,7 +323,7 @@ def test_a_label_whose_rows_are_all_held_out_is_still_a_label(bert, tmp_path):
 
 def test_the_figures_are_those_of_the_best_epoch(bert, tmp_path, monkeypatch):
     scores = iter([0.1, 0.2, 0.9, 0.5, 0.9])  # before, three epochs, after
-    monkeypatch.setattr(runs, "assess", lambda *_: ({"accuracy": next(scores)}, torch.zeros(1, 2)))
+    monkeypatch.setattr(runs, "assess", lambda *_, **__: ({"accuracy": next(scores)}, torch.zeros(1, 2)))
     run, lines = finetune(model=bert, train=tiny.rows(12), out=tmp_path / "a", epochs=3, max_steps=None)
     assert run.metrics == {"valid_before": {"accuracy": 0.1}, "valid": {"accuracy": 0.9}} and run.train["epoch"] == 2
     assert "best epoch 2, valid accuracy 0.900" in lines
@@ -527,7 +529,7 @@ def test_an_unknown_task_is_named_with_the_nearest():
 
 def test_a_model_without_the_tasks_head_makes_no_predictions(bert):
     with pytest.raises(
-        minift.Error, match="no head of classify or lm or mlm or translate or denoise; fine-tune it first"
+        minift.Error, match="no head of classify or lm or mlm or translate or denoise or answer; fine-tune it first"
     ):
         minift.predict(bert, ["a"])
     with pytest.raises(minift.Error, match="this model: has no head of classify"):

@@ -9,6 +9,8 @@ from random import Random
 from unicodedata import category, normalize
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from strings import varied
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -97,6 +99,16 @@ def test_varied_texts_give_what_transformers_gives(both):
 @pytest.mark.long
 def test_a_hundred_thousand_texts_give_what_transformers_gives(both):
     compare(*both, varied(100_000, seed=2))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("a  éİßﬁ\u0301\u0323東😀,-\u200d\x00")))
+def test_any_texts_offsets_are_those_of_the_reference(both, text):
+    ours, theirs = both
+    options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
+    expected = theirs(text, **options)
+    ids, offsets = ours.encode_with_offsets(text)
+    assert ids == expected["input_ids"] and (reordered(text) or offsets == expected["offset_mapping"])
 
 
 def test_every_character_is_read_as_by_the_reference(both):

@@ -110,7 +110,7 @@ class Classify:
 
     outputs = logits  # what `predictions`, `metrics` and `show` are made from, a row each
 
-    def predictions(self, logits: torch.Tensor) -> list[dict]:
+    def predictions(self, logits: torch.Tensor, examples: list[dict] | None = None) -> list[dict]:
         if self.regression:
             return [{"prediction": value} for value in logits[:, 0].tolist()]
         likeliest = [self.labels[i] for i in logits.argmax(-1).tolist()]

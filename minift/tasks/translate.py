@@ -87,7 +87,7 @@ class Translate:
     def texts(self, outputs: torch.Tensor) -> list[str]:
         return [self.tokenizer.decode(row[row != IGNORE].tolist(), skip_special=True).strip() for row in outputs]
 
-    def predictions(self, outputs: torch.Tensor) -> list[dict]:
+    def predictions(self, outputs: torch.Tensor, examples: list[dict] | None = None) -> list[dict]:
         return [{"prediction": text} for text in self.texts(outputs)]
 
     def metrics(self, outputs: torch.Tensor, examples: list[dict]) -> dict[str, float]:
