@@ -59,7 +59,7 @@ class Finetune:
     )
     tune: str = option("all", "what learns: head, last:N, lora or all", metavar="head|last:N|lora|all")
     lora_layers: str = option(
-        "c_attn,query,value,q_proj,v_proj,q,v",
+        "c_attn,query,value,q_proj,v_proj,q_lin,v_lin,q,v",
         "lora: which linear layers, by the ends of their names or regular expressions; as it is, queries and values",
         metavar="P",
     )
