@@ -15,7 +15,7 @@ MAY_BE_0 = (
     "lora_dropout",
     "overlap",
 )  # of the numbers; all the others are counts, rates or lengths
-MODELS, TUNE = "kim-cnn,lstm-nano,bert-nano,gpt2-nano", "head,last:1,lora,all"  # what is compared
+MODELS, TUNE = "kim-cnn,bert-nano,gpt2-nano", "head,last:1,lora,all"  # what is compared
 TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list"}
 
 
