@@ -26,7 +26,7 @@ USUAL = {  # family: the layers of each block that get LoRA when none are named
 }
 USUAL |= {"marian": USUAL["bart"], "t5-1.1": USUAL["t5"], "roberta": USUAL["bert"]}
 USUAL |= {"distilbert": ["attention.q_lin", "attention.v_lin"], "gpt_neo": ["attention.q_proj", "attention.v_proj"]}
-USUAL |= dict.fromkeys(("opt", "opt-350m"), ["self_attn.q_proj", "self_attn.v_proj"])
+USUAL |= {family: ["self_attn.q_proj", "self_attn.v_proj"] for family in ("opt", "opt-350m")}
 
 
 def said(model):
