@@ -441,7 +441,7 @@ print(f"{'before':30}{''.join(f'{value:9.3f}' for value in first_bits.values())}
 ways = [("lora", "c_attn", 1), ("lora", ".*", 1), ("all", "", 0.3), ("all", "", 1), ("all", "", 3)]
 for tune, layers, factor in ways[1:3] if QUICK else ways:
     rate = factor * optim.usual_rate(base.config.n_embd, len(base.blocks), tune)
-    model, learning = read_on(tune=tune, lr=rate, lora_layers=layers or "c_attn")
+    model, learning = read_on(tune=tune, lr=rate, lora_layers=layers)
     differences = "".join(f"{value - first_bits[what]:+9.3f}" for what, value in bits(model).items())
     print(f"{tune:4} {layers:7} {rate:.5f} {learning:9,} {differences}")
 
