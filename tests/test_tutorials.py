@@ -506,6 +506,45 @@ def only_the_past(mask):
     return torch.ones(T, T, dtype=torch.bool).tril().expand(len(mask), T, T)
 
 
+# 16: LoRA
+
+
+def nearest(D, rank):
+    U, S, Vh = torch.linalg.svd(D, full_matrices=False)
+    return U[:, :rank] * S[:rank], Vh[:rank]
+
+
+def strength_counted_twice(D, rank):
+    U, S, Vh = torch.linalg.svd(D, full_matrices=False)
+    return U[:, :rank] * S[:rank], S[:rank, None] * Vh[:rank]
+
+
+def merged_folder(base, adapter, config, turn=lambda change: change.T):
+    found, own = dict(base), {key.removeprefix("base_model.model."): tensor for key, tensor in adapter.items()}
+    for key, tensor in own.items():
+        if key in base:
+            found[key] = tensor
+        elif key.endswith(".lora_A.weight"):
+            layer = key.removesuffix(".lora_A.weight")
+            change = config["lora_alpha"] / config["r"] * own[f"{layer}.lora_B.weight"] @ tensor
+            weight = base[f"{layer}.weight"]
+            found[f"{layer}.weight"] = weight + (turn(change) if config["fan_in_fan_out"] else change)
+    return found
+
+
+def turned_where_shapes_ask_for_it(base, adapter, config):
+    square = lambda change: change.shape[0] == change.shape[1]
+    return merged_folder(base, adapter, config, lambda change: change if square(change) else change.T)
+
+
+def for_each_row(x, W, A, B, which, scale):
+    return x @ W.T + scale * (x @ A[which].mT) @ B[which].mT
+
+
+def all_as_the_first(x, W, A, B, which, scale):
+    return for_each_row(x, W, A, B, which[:1], scale)
+
+
 ANSWERS = {  # file: {exercise: (right, plausible wrong)}
     "01_what_fine_tuning_is.py": {
         "mean_loss": (mean_loss, log_of_softmax),
@@ -567,6 +606,11 @@ ANSWERS = {  # file: {exercise: (right, plausible wrong)}
         "restore": (restore, one_after_another),
         "t5_holes": (t5_holes, that_may_touch),
         "hidden_loss": (hidden_loss, shared_among_all),
+    },
+    "16_lora.py": {
+        "nearest": (nearest, strength_counted_twice),
+        "merged_folder": (merged_folder, turned_where_shapes_ask_for_it),
+        "for_each_row": (for_each_row, all_as_the_first),
     },
 }
 EXERCISES = [(file, name) for file, answers in ANSWERS.items() for name in answers]
