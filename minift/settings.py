@@ -64,7 +64,7 @@ class Finetune:
         metavar="P",
     )
     lora_rank: int = option(8, "lora: rows of A, columns of B", metavar="N")
-    lora_alpha: float = option(16.0, "lora: the change is BA times alpha / rank", metavar="X")
+    lora_alpha: float = option(16.0, "lora: the change is BA times alpha / rank, so raise both together", metavar="X")
     lora_dropout: float = option(0.0, "lora: dropout on what A reads", metavar="X")
     unfreeze: str = option(
         "once", "gradual: the head first, each epoch a block more from the top (ULMFiT)", choices=("once", "gradual")
