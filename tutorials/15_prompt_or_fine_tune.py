@@ -256,8 +256,9 @@ for shots, seeds in {0: 1, 1: 3, 4: 3, 8: 3}.items() if not QUICK else {0: 1, 8:
     print(f"{shots:5}   {each:20} {mean(right):7.3f} {mean(positive):17.2f} {mean(tokens):18.0f} {mean(seconds):19.3f}")
 
 # %% [markdown]
-# In our runs all of it was within chance of one half: the shots are followed, as section 4 has shown, but not
-# understood. The cost is real, though: eight shots make an answer several times as dear as none.
+# In our runs all of it was within chance of one half. As in section 4, the shots move the lean for all reviews
+# together, up to giving them one and the same label; what they are examples *of* is not understood. The cost is
+# real, though: with eight shots an answer takes some ten times as many tokens as with none.
 #
 # For GPT-3 it worked. On SuperGLUE, a set of eight tasks, 32 shots gave 71.8 on average, where a BERT-Large
 # fine-tuned on all training rows had 69.0 (table 3.8); fewer than eight shots were enough to pass it (section
@@ -326,7 +327,13 @@ for n in EPOCHS:
         print(f"{n:6}   {way:20} {one:14.3f}", *([] if all_ is None else [f"{all_:10.3f} {seconds:16.1f}"]))
 
 # %% [markdown]
-# TODO
+# With 8 labels nobody knows much, whichever way they are used. A model learns them by heart, and a few points
+# above a half are within the error (of 200 reviews, two standard errors are 7 points). 128 labels are a different
+# matter: in our runs both models then stood clear of chance, bert-nano in front, at about two thirds. That is what
+# labels buy by fine-tuning. As shots, the most that can be shown is a dozen, and this model made nothing of them.
+#
+# Mind that it is the *same* gpt2-nano, prompted and fine-tuned. What it takes to tell praise from blame was in it,
+# more or less; a prompt did not get it out.
 #
 # ## 7. What it costs
 #
@@ -400,31 +407,41 @@ practise(answering, rows[: 32 if QUICK else None], 1 if QUICK else 3, usual)
 #
 # Now prompt all three without shots. For each, the cell prints the three tokens likeliest to follow on one review;
 # the *mass*, the probability that what follows is the beginning of one of the labels, on average over the reviews
-# asked; the mean and the deviation of the lean over the unseen reviews, and the share called positive; and
-# the share that is right, beside a bag of words that has learned the same rows. About ten seconds.
+# asked; the lean for an empty text, and its mean and deviation over the unseen reviews; the share of these that is
+# called positive, and the share that is right, as it is and calibrated (section 4); and beside it what a bag of
+# words makes of them that has learned the same rows. About ten seconds.
 
 # %%
 begins = [tokenizer.encode(" " + label)[0] for label in LABELS]
 models = {"as it was": model, "reviews, with labels": run.model, "then answers alone": answering}
-answers = {}
 for name, who in models.items():
     first = next_token(who, prompt([], new)).topk(3)
     top = zip(names(first.indices.tolist()), first.values.exp(), strict=True)
     print(f"{name:21}", *(f"{token} {p:.2f}" for token, p in top))
-print(f"\n{'':20} mass   lean            positive   right")
+print(f"\n{'':20}  mass   empty    texts          positive   right   calibrated")
+truth = torch.tensor([row["label"] == "positive" for row in unseen])
 for name, who in models.items():
     mass = torch.stack([next_token(who, prompt([], row["text"]))[begins].exp().sum() for row in asked]).mean()
-    lean_ = lean([row["text"] for row in unseen], [], who)
-    said = answers[name] = [LABELS[x > 0] for x in lean_.tolist()]
-    positive, right = said.count("positive") / len(said), share(said, unseen)
-    print(f"{name:20} {mass:5.3f}   {lean_.mean():+.2f} ± {lean_.std():.2f}   {positive:8.0%}   {right:.3f}")
-print(f"{'bag of words':42} {'':8}   {by_words(rows, unseen):.3f}")
+    empty, found = lean([""], [], who).item(), lean([row["text"] for row in unseen], [], who)
+    right, calibrated = (((found > least) == truth).float().mean() for least in (0, empty))
+    line = f"{name:20} {mass:5.3f}   {empty:+.2f}   {found.mean():+.2f} ± {found.std():.2f}"
+    print(f"{line} {(found > 0).float().mean():11.0%} {right:7.3f} {calibrated:12.3f}")
+print(f"{'bag of words':57} {by_words(rows, unseen):7.3f}")
 
 # %% [markdown]
-# TODO
+# Now prompting works. The two runs did different things. The first taught the *form*: what follows `Label:` is
+# one of the two labels, the mass is nearly 1. It did not teach to judge, since 2 tokens of 30 are about that: the
+# lean is nearly the same for all reviews (see its deviation). The second run was about nothing else, and now the
+# lean depends on the review. Expect some seven of ten to be right, as many as by the bag of words or more. Without
+# the first run the second was slower in our trials: 49 and 53 % of the validation rows after one and two epochs,
+# with it 66 and 59.
 #
-# Has it learned to judge, or one line to fill in? The cell asks the last model the same with other words around
-# the review, and with other words for the labels. A few seconds.
+# And calibration, which helped against a bias, may now ruin everything. To the old model an empty text said nothing.
+# To the new one it is a text like none that it has read, and it has a firm opinion of that, too. Subtract a bias only
+# where you have measured that it helps.
+#
+# Has it learned to judge, or one line to fill in? The cell asks the last model about a hundred reviews with other
+# words around them, and with other words for the labels. A few seconds.
 
 # %%
 renamed = [row | {"label": {"negative": "bad", "positive": "good"}[row["label"]]} for row in unseen[:100]]
@@ -435,10 +452,13 @@ for name, template, some in (
     ("Label: good, bad", TEMPLATE, renamed),
 ):
     found = minift.evaluate((answering, tokenizer), some, shots=0, examples=some, template=template)
-    print(f"{name:20} {found['accuracy']:.3f}")
+    print(f"{name:20} right {found['accuracy']:.3f}, correlation with the truth {found['mcc']:+.2f}")
 
 # %% [markdown]
-# TODO
+# With other words around the review some of it is left, and less the more the words differ. With other labels it
+# is gone: `good` and `bad` have never been answers. Ours has learned one form. Wei et al. wrote each data set in ten
+# forms, and theirs then followed instructions for tasks that it had never been trained on. That, too, took size:
+# models of 8 billion parameters or less got worse at such tasks (section 4.2).
 #
 # ## 9. In one command
 #
@@ -450,8 +470,8 @@ for name, template, some in (
 #     minift predict facebook/opt-1.3b --input new.csv --shots 8 --examples train.tsv --output said.jsonl
 #     minift evaluate gpt2 --shots 0 --template "Review: {text}\nIt was {label}" --data test.tsv --examples train.tsv
 #
-# They have 124 million and 1.3 billion parameters and have read the web, or a good part of it. Before you believe
-# in one, ask it about an empty text, as in section 4, and ask a fine-tuned bert-nano the same rows.
+# They have 124 million and 1.3 billion parameters and have read text from the web. Before you believe in one, ask
+# it about an empty text, as in section 4, and ask a fine-tuned bert-nano the same rows.
 #
 # The cell saves the model of section 8 and asks it by a command. Some seconds, most of them for starting Python.
 
@@ -472,8 +492,8 @@ print(subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
 
 # %% [markdown]
 # So: with no labels or a handful, a prompt is all there is, and it takes a model that is large and has read much.
-# From some dozens of labels on, try to fine-tune a small one first: it may be better, and every answer is
-# cheaper. Between the two lies section 8: a language model, fine-tuned to answer prompts.
+# From a hundred labels on, try to fine-tune a small one first: it may be better, and every answer is cheaper.
+# Between the two lies section 8: a language model, fine-tuned to answer prompts.
 #
 # ## Exercises
 #
