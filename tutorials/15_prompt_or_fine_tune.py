@@ -10,8 +10,8 @@
 # language model is some 25,000 times smaller than GPT-3, and we print what comes out. In the end we make
 # one for which prompting works.
 #
-# Run it cell by cell, or whole: `python tutorials/15_prompt_or_fine_tune.py`, about three minutes on two
-# threads, no network. A cell that takes longer than a second says so.
+# Run it cell by cell, or whole: `python tutorials/15_prompt_or_fine_tune.py`, two to three minutes,
+# no network. A cell that takes longer than a second says so.
 
 # %%
 import os
@@ -120,9 +120,8 @@ print(*(f"{name} {p:.3f}" for name, p in zip(names(likeliest.indices.tolist()), 
 def log_p_of(model, prompt, label):
     """(tokens of the label, (n,) the log-probability of each behind the prompt and those before it)"""
     ids, answer = [END, *tokenizer.encode(prompt)], tokenizer.encode(" " + label)
-    logits = model(torch.tensor([ids + answer[:-1]]))[
-        0, len(ids) - 1 :
-    ]  # (n, V): the last of the prompt says the first
+    logits = model(torch.tensor([ids + answer[:-1]]))[0]  # (T, V): at each place about the next token
+    logits = logits[len(ids) - 1 :]  # (n, V): what stands at the prompt's last token is about the label's first
     return names(answer), logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
 
 
@@ -213,7 +212,7 @@ for shots in [], [good, bad], [bad, good], [bad, worse], [good, better]:
 # ## 5. More shots
 #
 # GPT-3 was shown as many cases as fit its window, 10 to 100, drawn anew from the training rows for each
-# question (section 2 of its paper). minift draws so, too. A prompt of ours holds 512 tokens, which is some
+# question (section 2.4 of its paper). minift draws so, too. A prompt of ours holds 512 tokens, which is some
 # fifteen reviews.
 #
 # Suppose that we have eight labels. The cell shows 0, 1, 4 or all 8 of them; a seed stands for eight other rows.
@@ -319,18 +318,16 @@ for n in EPOCHS:
         ways[name] = [(classified(one, asked), classified(one, unseen), seconds) for one, seconds in learned]
         spent[name, n] = learned[0]
     if n == 8:
-        ways["8 shots"] = [(right, None, None) for right, *_ in few_shot[8][: len(draws)]]
+        print(f"{n:6}   {'8 shots':20} {statistics.mean(right for right, *_ in few_shot[8][: len(draws)]):14.3f}")
     for way, found in ways.items():
-        one, all_, seconds = (
-            None if column[0] is None else statistics.mean(column) for column in zip(*found, strict=True)
-        )
-        print(f"{n:6}   {way:20} {one:14.3f}", *([] if all_ is None else [f"{all_:10.3f} {seconds:16.1f}"]))
+        few, more, seconds = map(statistics.mean, zip(*found, strict=True))
+        print(f"{n:6}   {way:20} {few:14.3f} {more:10.3f} {seconds:18.1f}")
 
 # %% [markdown]
 # With 8 labels nobody knows much, whichever way they are used. A model learns them by heart, and a few points
 # above a half are within the error (of 200 reviews, two standard errors are 7 points). 128 labels are a different
 # matter: in our runs both models then stood clear of chance, bert-nano in front, at about two thirds. That is what
-# labels buy by fine-tuning. As shots, the most that can be shown is a dozen, and this model made nothing of them.
+# labels buy by fine-tuning. As shots, some fifteen of them could be shown, and this model made nothing of them.
 #
 # Mind that it is the *same* gpt2-nano, prompted and fine-tuned. What it takes to tell praise from blame was in it,
 # more or less; a prompt did not get it out.
@@ -377,15 +374,14 @@ for (name, n), (learned, _) in spent.items():
 # The cell does it in two ways. First as it is: every token is predicted, those of the review, too. Then from there
 # with the loss on the answers alone, which are 2 tokens of 30: `Prompt` makes batches whose targets are the
 # label's tokens, and given only the true label, they are something to learn from. It prints the report of the
-# first run. About a minute and a half.
+# first run. About a minute.
 
 # %%
 usual = optim.usual_rate(model.config.n_embd, len(model.blocks), "all")
-written = {part: [{"text": filled(row)} for row in some] for part, some in (("train", rows), ("valid", valid))}
-if QUICK:
-    written = {part: some[:20] for part, some in written.items()}
-few = {"epochs": 1, "batch_size": 1, "lr": 3 * usual}
-run = minift.finetune("lm", model=MODEL, say=print, out=Path(scratch.name, "written"), **written, **few)
+known, held = (some[: 20 if QUICK else None] for some in (rows, valid))
+written = {"train": [{"text": filled(row)} for row in known], "valid": [{"text": filled(row)} for row in held]}
+once = {"epochs": 1, "batch_size": 1, "lr": 3 * usual}  # a second epoch made the held-out reviews no cheaper
+run = minift.finetune("lm", model=MODEL, say=print, out=Path(scratch.name, "written"), **written, **once)
 
 
 def practise(pupil, chosen, epochs, rate):
@@ -400,7 +396,7 @@ def practise(pupil, chosen, epochs, rate):
 
 
 answering = minift.load_model(run.folder)
-practise(answering, rows[: 32 if QUICK else None], 1 if QUICK else 3, usual)
+practise(answering, known, 1 if QUICK else 3, usual)
 
 # %% [markdown]
 # (*other* in the report are all of our test reviews, without labels. They are only measured.)
@@ -451,6 +447,7 @@ for name, template, some in (
     ("Did they like it?", "{text} Did they like it? It was {label}", unseen[:100]),
     ("Label: good, bad", TEMPLATE, renamed),
 ):
+    # without shots, the examples only say which labels there are
     found = minift.evaluate((answering, tokenizer), some, shots=0, examples=some, template=template)
     print(f"{name:20} right {found['accuracy']:.3f}, correlation with the truth {found['mcc']:+.2f}")
 
