@@ -91,7 +91,7 @@ def ready(model, shots: int | None = None, examples=None, **more):
     if shots is not None:
         if module.kind not in Prompt.kinds:
             raise Error(f"--shots: prompting is for language models, such as gpt2; this one's kind is {module.kind}")
-        table = data.read(examples or hub.DATA / "reviews" / "train.tsv")
+        table = data.read(hub.DATA / "reviews" / "train.tsv" if examples is None else examples)
         return Prompt(tokenizer, table, shots, module.longest, **more), module
     if examples is not None or more:
         raise Error(f"{', '.join(filter(None, ['examples' if examples else '', *more]))}: for prompting, with shots")

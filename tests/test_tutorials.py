@@ -506,6 +506,38 @@ def only_the_past(mask):
     return torch.ones(T, T, dtype=torch.bool).tril().expand(len(mask), T, T)
 
 
+# 15: prompt or fine-tune
+
+
+def score_of(logits, ids, start):
+    log_p = logits.log_softmax(-1)[start - 1 : -1]
+    return log_p.gather(1, ids[start:, None]).mean().item()
+
+
+def said_at_its_own_place(logits, ids, start):
+    return logits.log_softmax(-1)[start:].gather(1, ids[start:, None]).mean().item()
+
+
+def calibrated(scores, empty):
+    return (scores - empty).softmax(-1)
+
+
+def by_the_mean_of_the_texts(scores, empty):
+    return (scores - scores.mean(0)).softmax(-1)
+
+
+def fitting(shots, question, room, end):
+    used = 1 + len(question) + sum(map(len, shots))
+    while used > room:
+        used -= len(shots[0])
+        shots = shots[1:]
+    return [end, *(id for shot in shots for id in shot), *question]
+
+
+def cut_from_the_left(shots, question, room, end):
+    return [end, *(id for shot in shots for id in shot), *question][-room:]
+
+
 # 16: LoRA
 
 
@@ -607,6 +639,10 @@ ANSWERS = {  # file: {exercise: (right, plausible wrong)}
         "t5_holes": (t5_holes, that_may_touch),
         "hidden_loss": (hidden_loss, shared_among_all),
     },
+    "15_prompt_or_fine_tune.py": {
+        "score_of": (score_of, said_at_its_own_place),
+        "calibrated": (calibrated, by_the_mean_of_the_texts),
+        "fitting": (fitting, cut_from_the_left),
     "16_lora.py": {
         "nearest": (nearest, strength_counted_twice),
         "merged_folder": (merged_folder, turned_where_shapes_ask_for_it),
