@@ -643,6 +643,7 @@ ANSWERS = {  # file: {exercise: (right, plausible wrong)}
         "score_of": (score_of, said_at_its_own_place),
         "calibrated": (calibrated, by_the_mean_of_the_texts),
         "fitting": (fitting, cut_from_the_left),
+    },
     "16_lora.py": {
         "nearest": (nearest, strength_counted_twice),
         "merged_folder": (merged_folder, turned_where_shapes_ask_for_it),
