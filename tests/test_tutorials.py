@@ -577,6 +577,41 @@ def all_as_the_first(x, W, A, B, which, scale):
     return for_each_row(x, W, A, B, which[:1], scale)
 
 
+# 17: which architecture
+
+
+def work_of(config, T, more=None):
+    places = T + (max(config.widths) if more is None else more)
+    maps = config.maps * len(config.widths)
+    return places * config.embedding_size * config.maps * sum(config.widths) + maps * len(config.labels)
+
+
+def only_in_the_text(config, T):
+    return work_of(config, T, more=0)
+
+
+def ahead_from(a, b, ahead=lambda x, y: all(p < q for p, q in zip(x, y, strict=True))):
+    first = None
+    for n in sorted(a, reverse=True):
+        if not ahead(a[n], b[n]):
+            break
+        first = n
+    return first
+
+
+def ahead_in_the_mean(a, b):
+    return ahead_from(a, b, ahead=lambda x, y: sum(x) < sum(y))
+
+
+def not_beaten(ways, beats=lambda a, b: a[0] >= b[0] and a[1] <= b[1] and a != b):
+    kept = [name for name, way in ways.items() if not any(beats(other, way) for other in ways.values())]
+    return sorted(kept, key=lambda name: ways[name][1])
+
+
+def better_in_both(ways):
+    return not_beaten(ways, beats=lambda a, b: a[0] > b[0] and a[1] < b[1])
+
+
 ANSWERS = {  # file: {exercise: (right, plausible wrong)}
     "01_what_fine_tuning_is.py": {
         "mean_loss": (mean_loss, log_of_softmax),
@@ -648,6 +683,11 @@ ANSWERS = {  # file: {exercise: (right, plausible wrong)}
         "nearest": (nearest, strength_counted_twice),
         "merged_folder": (merged_folder, turned_where_shapes_ask_for_it),
         "for_each_row": (for_each_row, all_as_the_first),
+    },
+    "17_which_architecture.py": {
+        "work_of": (work_of, only_in_the_text),
+        "ahead_from": (ahead_from, ahead_in_the_mean),
+        "not_beaten": (not_beaten, better_in_both),
     },
 }
 EXERCISES = [(file, name) for file, answers in ANSWERS.items() for name in answers]
