@@ -320,8 +320,8 @@ for name, threshold in thresholds.items():
 # A bar for each. The first line is always the share of the questions without an answer: whoever says
 # nothing has all of them right and the rest wrong. If the bars get shorter as more is answered, then each
 # answer that is given loses more than it wins, and the best this model can do with its spans is to keep
-# most of them to itself. In our run minift's choice was half a point above silence, with about one
-# question in six answered. Where a curve is that flat, its top is luck: section 9 asks the test rows.
+# most of them to itself. In our run minift's choice was less than a point above silence, with one to two
+# questions in ten answered. So small a gain on so few rows may be luck: section 9 asks the test rows.
 #
 # ## 9. How much of it is reading?
 #
@@ -356,9 +356,9 @@ same = sum(one[1] == other[1] for one, other in zip(test, elsewhere, strict=True
 print(f"the same span for both questions: {same / len(test):.2f} of the rows")
 
 # %% [markdown]
-# In our run the model did worse than one who never answers (F1 0.26 against 0.28). The half point on the
-# validation rows, by which epoch and threshold were chosen, was indeed luck. Nearly all of its F1 is made
-# of questions on which it said nothing.
+# In our run the model did worse than one who never answers (F1 0.26 against 0.28). The gain on the
+# validation rows, by which epoch and threshold were chosen, did not come again. Nine tenths of its F1 is
+# made of questions on which it said nothing.
 #
 # What its spans are worth shows in `f1_answerable` where it always answers: 0.11, of a random span 0.02. So
 # it has learned something. With another's question it had 0.08, and in 36 % of the rows it gave the same
@@ -416,13 +416,13 @@ for who, times in held.items():
 # that learned nothing wins by far. It brings what the task asks for first of all: to compare the words
 # of two texts. Our model has two layers and was made from a larger one that reads one text at a time;
 # nobody ever taught it to hold one text against another and point. Some five hundred questions were too
-# few to learn that from the beginning. They were enough to learn a little of what an answer *looks* like:
-# a name, a number, a short phrase.
+# few to learn that from the beginning. What it learned is, by the look of its spans, a little of what an
+# answer looks like: a name, a number, a phrase.
 #
-# The method and the code are the same for a large model. The reader is too small, and the questions are
-# too few: SQuAD has some hundred thousand, and the models of Devlin et al. have twelve layers and more.
-# When your own result looks like this one, look for more questions, or for a model that has answered
-# others before, rather than for a better rate.
+# The method and the code are the same for a large model. What differs is the reader and the number of
+# questions: SQuAD has some hundred thousand, and the models of Devlin et al. have twelve layers and more.
+# When your own result looks like this one, look for more questions first, or for a model that has answered
+# others before.
 #
 # The cell shows five test questions that have an answer: what is right, the model's best span, and
 # the sentence by word overlap. Read which kind of thing the model points at, and whether it is the kind
