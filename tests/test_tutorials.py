@@ -506,6 +506,40 @@ def only_the_past(mask):
     return torch.ones(T, T, dtype=torch.bool).tril().expand(len(mask), T, T)
 
 
+# 13: answer questions
+
+
+def windows_of(n, room, overlap):
+    return [(at, min(at + room, n)) for at in range(0, max(n - overlap, 1), room - overlap)]
+
+
+def one_with_nothing_new(n, room, overlap):
+    return [(at, min(at + room, n)) for at in range(0, n, room - overlap)]
+
+
+def best_window(windows, token):
+    inside = [i for i, (a, b) in enumerate(windows) if a <= token < b]
+    return max(inside, key=lambda i: min(token - windows[i][0], windows[i][1] - 1 - token))
+
+
+def the_first_that_has_it(windows, token):
+    return next(i for i, (a, b) in enumerate(windows) if a <= token < b)
+
+
+def best_threshold(odds, spoken, silent):
+    mean = lambda t: sum(a if o <= t else b for o, a, b in zip(odds, spoken, silent, strict=True))
+    return max([min(odds) - 1, *odds], key=mean)
+
+
+def until_an_answer_loses(odds, spoken, silent):
+    threshold = min(odds) - 1
+    for o, a, b in sorted(zip(odds, spoken, silent, strict=True)):
+        if a < b:
+            break
+        threshold = o
+    return threshold
+
+
 # 15: prompt or fine-tune
 
 
@@ -673,6 +707,11 @@ ANSWERS = {  # file: {exercise: (right, plausible wrong)}
         "restore": (restore, one_after_another),
         "t5_holes": (t5_holes, that_may_touch),
         "hidden_loss": (hidden_loss, shared_among_all),
+    },
+    "13_answer_questions.py": {
+        "cut": (windows_of, one_with_nothing_new),
+        "best_window": (best_window, the_first_that_has_it),
+        "best_threshold": (best_threshold, until_an_answer_loses),
     },
     "15_prompt_or_fine_tune.py": {
         "score_of": (score_of, said_at_its_own_place),
