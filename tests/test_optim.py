@@ -87,16 +87,17 @@ def by_hand(family, kind, name):
         side, _, rest = name.partition(".")
         layer = rest.partition("layer.")[2][:1]
         return 4 - int(layer) - 2 * (side == "decoder") if layer else 5
-    heads = {"classify": ("score", "classifier"), "mlm": ("cls",)}.get(kind, ("none",))
-    if name.startswith(heads):
+    heads = {"classify": ("score", "classifier", "pre_classifier"), "mlm": ("cls", "lm_head", "vocab_")}
+    if name.startswith(heads.get(kind, ("none",))):
         return 0
-    if any(part in name for part in ("ln_f", "pooler", "decoder.final_layer_norm")):
+    two = kind == "seq2seq"  # stacks, of two blocks each
+    depth = 4 if two else 1 if family == "kim_cnn" else 2
+    if any(part in name for part in ("ln_f", "pooler", "decoder.final_layer_norm", "project_out", "convs")):
         level = 1
     elif digit := next((part for part in name.split(".") if part.isdigit()), None):
-        depth = {"gpt2": 2, "bert": 2}.get(family, 4)
-        level = depth - int(digit) - 2 * name.startswith(("model.decoder", "decoder"))
+        level = depth - int(digit) - 2 * (two and name.startswith(("model.decoder", "decoder")))
     else:
-        level = {"gpt2": 3, "bert": 3}.get(family, 5)
+        level = depth + 1
     return level - (kind not in ("classify", "mlm"))  # without a head the last block is the highest
 
 
@@ -205,7 +206,7 @@ def test_what_does_not_learn_yet_does_not_drop_out():
 
 def test_a_run_with_everything_of_ulmfit_says_so_and_learns(tmp_path, monkeypatch):
     scores = iter([0.1, 0.2, 0.3, 0.3])  # before, two epochs, after
-    monkeypatch.setattr(runs, "assess", lambda *_: ({"accuracy": next(scores)}, torch.zeros(8, 2)))
+    monkeypatch.setattr(runs, "assess", lambda *_, **_more: ({"accuracy": next(scores)}, torch.zeros(8, 2)))
     folder, lines = tiny.bert_folder(tmp_path / "base"), []
     how = {"unfreeze": "gradual", "rate_decay": 2.6, "schedule": "slanted", "epochs": 2, "batch_size": 4}
     rows = {"train": tiny.rows(16), "valid": tiny.rows(8, start=40)}

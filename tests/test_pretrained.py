@@ -507,7 +507,7 @@ def test_a_folder_without_config_says_what_it_holds(folder, family):
         ('{"model_type": "gpt2",\n "n_embd": }', "config.json, line 2, column 12: not valid JSON"),
         ("", "config.json, line 1, column 1: not valid JSON"),
         ("[1, 2]", "config.json: must hold an object, not a list"),
-        ('{"model_type": "gpt-2"}', "encoder-decoder; did you mean 'gpt2'?"),
+        ('{"model_type": "gpt-2"}', "kim_cnn; did you mean 'gpt2'?"),
         ('{"model_type": "llama"}', "model_type 'llama' is none of gpt2, bert"),
         ('{"model_type": ["gpt2"]}', "model_type ['gpt2'] is none of"),
         ("{}", "model_type None is none of"),
