@@ -184,13 +184,13 @@ def test_decoding_gives_the_text_back(bpe, text):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text(st.characters() | st.sampled_from("a  é\n\u3000東😀👍🏽\u200d")))
+@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("a  é\n\u3000東😀👍🏽\u200d")))
 def test_any_texts_offsets_are_those_of_the_reference(both, text):
     ours, theirs = both
     expected = theirs(text, split_special_tokens=True, return_offsets_mapping=True)
-    around = len(ours.encode("")) // 2  # <s> and </s>
-    if not (around and theirs.add_prefix_space):  # as in `compare`
-        inner = slice(around, len(expected["input_ids"]) - around)
+    around = len(ours.encode(""))  # as in `compare`
+    if not (around and theirs.add_prefix_space):
+        inner = slice((around + 1) // 2, len(expected["input_ids"]) - around // 2)
         assert ours.encode_with_offsets(text) == (expected["input_ids"][inner], expected["offset_mapping"][inner])
 
 

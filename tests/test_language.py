@@ -403,7 +403,8 @@ def test_with_nothing_said_an_embedded_model_learns_the_harbour(task, model, tmp
 
 def test_predict_sends_a_language_model_to_generate(folders):
     with pytest.raises(
-        minift.Error, match="predict is for classifiers and translators; this model is for lm: minift generate"
+        minift.Error,
+        match="predict is for classifiers, translators and answerers; this model is for lm: minift generate",
     ):
         minift.predict(folders["lm"], ["a text"])
 

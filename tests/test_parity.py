@@ -232,7 +232,7 @@ def theirs(model, kind, ids, mask, segments):
 
 @torch.no_grad()
 def ours(model, kind, ids, mask, segments):
-    more = (segments,) if model.FAMILY == "bert" else ()
+    more = () if "lm" in model.ARCHITECTURES else (segments,)
     if kind == "encoder":
         return model.hidden(ids, mask, *more)[mask], model.pooled(ids, mask, *more)
     if kind == "answer":
