@@ -66,8 +66,8 @@ def train_mode(model: nn.Module):
         around = any(isinstance(m, lora.LoRA) and m.lora_A.weight.requires_grad for m in module.modules())
         if module in head or (own and all(own)) or (around and module in parts):
             module.train()
-        elif around:
-            module.training = True  # itself, not all that is in it: label smoothing and recomputation ask for it
+        elif any(own):  # itself, not all that is in it: tasks and recomputation ask whether the model learns
+            module.training = True
 
 
 def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None):
     parser = Parser(
         prog="minift",
-        description="Fine-tune GPT-2, BERT, BART, Marian and T5; read how.",
+        description="Fine-tune published language models, encoders and encoder-decoders; read how.",
         epilog="example: minift finetune classify",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

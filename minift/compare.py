@@ -25,7 +25,7 @@ def compare(task, models=settings.MODELS, tune=settings.TUNE, out=None, say=lamb
     peak_memory_bytes (of the process); or error, where a model has no such way. A run that OUT has is not run again.
     """
     settings.make(settings.Finetune, values)  # a wrong one is told before anything is run
-    folder = Path(out or next(f"runs/compare-{n}" for n in range(1, 10**6) if not Path(f"runs/compare-{n}").exists()))
+    folder = Path(out or files.unused("compare"))
     if folder.exists() and not folder.is_dir():
         raise Error(f"--out {folder}: is a file; name a folder")
     pairs = [(model, way) for model in models.split(",") for way in tune.split(",")]

@@ -36,9 +36,7 @@ class Table:
     rows: list[dict]
     columns: list[str]
     source: str  # the path as it was given, or MEMORY
-    lines: (
-        list  # the line on which each row starts; in memory its number, from 1 as lines are; "question ID" of SQuAD's
-    )
+    lines: list  # where each row starts: its line, or in memory its number, from 1; of SQuAD's files "question ID"
 
     def where(self, i: int) -> str:
         place, kind = self.lines[i], "row" if self.source == MEMORY else "line"

@@ -44,6 +44,11 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def unused(name: str) -> Path:
+    """The first of runs/NAME-1, runs/NAME-2, … that is not there."""
+    return next(folder for n in range(1, 10**6) if not (folder := Path("runs") / f"{name}-{n}").exists())
+
+
 def append_text(path, text: str):
     try:
         with open(path, "a", encoding="utf-8") as f:

@@ -187,7 +187,7 @@ def start(model, kinds: tuple, labels: list[str] | None, tables, options):
 
 def new_folder(task: str, out: str | None) -> Path:
     if out is None:
-        return next(folder for n in range(1, 10**6) if not (folder := Path("runs") / f"{task}-{n}").exists())
+        return files.unused(task)
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Error(f"--out {folder}: is not empty; name another folder, or remove it first")

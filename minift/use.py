@@ -93,8 +93,8 @@ def ready(model, shots: int | None = None, examples=None, **more):
             raise Error(f"--shots: prompting is for language models, such as gpt2; this one's kind is {module.kind}")
         table = data.read(hub.DATA / "reviews" / "train.tsv" if examples is None else examples)
         return Prompt(tokenizer, table, shots, module.longest, **more), module
-    if examples is not None or more:
-        raise Error(f"{', '.join(filter(None, ['examples' if examples else '', *more]))}: for prompting, with shots")
+    if prompting := [*more, *([] if examples is None else ["examples"])]:
+        raise Error(f"{', '.join(prompting)}: for prompting; give shots, too")
     said, regression = module.config.extra.get("minift", {}), module.config.extra.get("problem_type") == "regression"
     able = [name for name, task in TASKS.items() if module.kind in task.kinds]
     task = said["task"] if said.get("task") in able else next(iter(able), None)

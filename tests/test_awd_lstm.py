@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import minift
-from minift import data, pretrained, pretraining, safetensors, train
+from minift import adapters, data, pretrained, pretraining, safetensors, train
 from minift.models import awd_lstm
 from minift.models.awd_lstm import AWDLSTM, Config
 from minift.settings import Finetune
@@ -509,6 +509,17 @@ def test_a_measurement_between_two_windows_begins_the_state_anew():
     assert not torch.allclose(worker.loss(model, rows[1])[0], alone)
     worker.loss(model.eval(), worker.batch(worker.examples(table)))
     close(worker.loss(model.train(), rows[1])[0], alone)
+
+
+def test_where_only_the_last_layer_learns_the_state_still_goes_on_and_no_word_is_dropped():
+    model, worker = tiny(embed_p=0.5), Streams(Numbers(), 2**31, bptt=5)
+    rows = [worker.batch([row]) for row in worker.training(data.read([{"text": stream_of(30)}]))]
+    whole = torch.cat([row["ids"] for row in rows[:2]], 1)
+    targets = torch.cat([row["target"] for row in rows[:2]], 1)[0]
+    expected = F.cross_entropy(model(whole)[0], targets, reduction="none").view(2, 5).sum(1)
+    adapters.choose(model, "last:1")
+    adapters.train_mode(model)
+    close(torch.stack([worker.loss(model, row)[0] for row in rows[:2]]).double(), expected, atol=1e-4)
 
 
 def test_measuring_gives_each_token_once_with_two_windows_before_it():

@@ -204,15 +204,14 @@ RULES = {
 def test_generation_config_is_heeded_as_in_transformers(both, name, beams, monkeypatch):
     ours, theirs, ids, mask = both
     rules = {"num_beams": beams, **RULES[name]}
-    if theirs.config.model_type in CAUSAL:  # which may not be told its first token, and counts the prompt
-        if "forced_bos_token_id" in rules:
-            pytest.skip("forced first tokens are an encoder-decoder's")
+    if theirs.config.model_type in CAUSAL:  # which is not told its first token, and counts the prompt
+        rules.pop("forced_bos_token_id", None)
         rules |= {name: rules[name] + ids.shape[1] for name in ("min_length", "max_length") if name in rules}
     monkeypatch.setattr(ours, "generation", {**ours.generation, "max_length": 15 + ids.shape[1], **rules})
     right = written(theirs, ids, mask, max_new_tokens=None, **{"max_length": 15 + ids.shape[1], **rules})
     mine = generation.generate_ids(ours, ids, mask)
     assert padless(mine) == padless(right)
-    assert mine != generation.generate_ids(ours, ids, mask, max_new_tokens=99)[:0] and any(mine)
+    assert any(mine)
 
 
 def score(model, source, tokens, penalty) -> float:
@@ -223,10 +222,9 @@ def score(model, source, tokens, penalty) -> float:
     return float(logs[range(len(said)), said].sum() / len(said) ** penalty)
 
 
+@pytest.mark.parametrize("both", ["bart", "marian"], indirect=True)  # a search through everything takes long
 def test_with_beams_enough_the_search_finds_the_best_text_of_all(both):
     ours, *_ = both
-    if ours.FAMILY in (*CAUSAL, "t5"):
-        pytest.skip("two families of two stacks will do for a search through everything")
     allowed = [4, 9, 13]
     ours.generation["suppress_tokens"] = [t for t in range(V) if t not in (*allowed, EOS)]
     try:
@@ -254,10 +252,9 @@ def test_an_encoder_decoder_samples_as_often_as_its_probabilities_say(both):
     assert (counts / 4000 - chances).abs().max() < 0.03
 
 
+@pytest.mark.parametrize("both", ["bart"], indirect=True)
 def test_old_folders_say_in_config_json_how_they_write(both, tmp_path):
     ours, theirs, ids, mask = both
-    if ours.FAMILY != "bart":
-        pytest.skip("one family will do")
     minift.save(ours, None, tmp_path)
     (tmp_path / "generation_config.json").unlink()
     config = json.loads((tmp_path / "config.json").read_text())

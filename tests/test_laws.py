@@ -569,6 +569,7 @@ def test_dropout_does_not_blur_what_is_frozen(family):
     adapters.train_mode(model)
     frozen = [embedding(model) if LM[family] == "lm" else getattr(model, family).embeddings]
     assert not any(module.training for module in [*frozen, *model.blocks[:-1]]) and model.blocks[-1].training
+    assert model.training  # it learns, which label smoothing and recomputation ask for
     adapters.choose(model, "all")
     adapters.train_mode(model)
     assert not torch.equal(model.pooled(text(6)), model.pooled(text(6)))

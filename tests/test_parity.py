@@ -274,10 +274,13 @@ def test_logits_and_files_are_those_of_transformers(config, kind, folder):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)  # (where weights lie in memory may round)
 
 
-@pytest.mark.parametrize(("config", "kind"), [*cases(ODD)])
+def a_bias_too_many(config, kind):
+    """Of an untied masked language model transformers also writes a bias that nothing uses."""
+    return kind in ("mlm", "pretraining") and not config.tie_word_embeddings
+
+
+@pytest.mark.parametrize(("config", "kind"), [case for case in cases(ODD) if not a_bias_too_many(*case.values)])
 def test_files_have_the_very_bytes_that_transformers_writes(config, kind, folder):
-    if kind in ("mlm", "pretraining") and not config.tie_word_embeddings:
-        pytest.skip("transformers also writes a bias that nothing uses")
     reference(config, kind).save_pretrained(f"{folder}/theirs")
     minift.save(minift.load_model(f"{folder}/theirs"), None, f"{folder}/ours")
     ours, theirs = (Path(folder, name, "model.safetensors").read_bytes() for name in ("ours", "theirs"))

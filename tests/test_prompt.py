@@ -82,6 +82,7 @@ def test_examples_are_left_out_from_the_front_and_a_text_is_cut_where_all_do_not
     narrow = worker(nano, 3, max_length=6)
     for example in narrow.examples(data.read(TEXTS), labelled=False):
         assert max(len(example["ids"]) + len(answer) - 1 for answer in example["answers"]) == 6
+        assert example["ids"][0] == nano[1].eos
     assert all(text.endswith("\nLabel:") for text in texts_of(nano, narrow))
 
 
@@ -121,7 +122,7 @@ def test_the_embedded_reviews_are_shown_where_no_examples_are_given():
         ({"shots": -1}, "--shots -1: <rows> has 4 rows"),
         ({"shots": 1, "template": "{label}: {text}"}, "needs {text}, and ' {label}' at its end"),
         ({"shots": 1, "template": "Label: {label}"}, "needs {text}"),
-        ({}, "examples: for prompting, with shots"),
+        ({}, "examples: for prompting; give shots, too"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(settings, words):

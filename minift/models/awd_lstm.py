@@ -210,7 +210,7 @@ class AWDLSTM(nn.Module):
     def read(self, ids, states, lengths=None):
         """ids (B, T), the state of each layer -> (B, T, C), their states after the last token."""
         x, after = self.encoder(ids), []
-        if self.training and self.embed_p:  # of a word that is dropped no token is seen (Merity et al., section 4.3)
+        if self.encoder.training and self.embed_p:  # of a word that is dropped no token is seen (Merity et al., 4.3)
             x = x * F.dropout(torch.ones_like(self.encoder.weight[:, 0]), self.embed_p)[ids][..., None]
         x = self.input_dp(x)
         for layer, (rnn, state) in enumerate(zip(self.rnns, states, strict=True)):

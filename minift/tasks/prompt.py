@@ -56,7 +56,8 @@ class Prompt(Classify):
             if len(ids) <= room:
                 break
         self.truncated += first > 0 or len(ids) > room
-        return {"ids": ids[-room:], "answers": answers}
+        ids[1 : 1 + max(len(ids) - room, 0)] = []  # a text that is too long loses its beginning, not what begins it all
+        return {"ids": ids, "answers": answers}
 
     def batch(self, examples: list[dict]) -> dict[str, torch.Tensor]:
         pairs = [(example["ids"], answer) for example in examples for answer in example["answers"]]
