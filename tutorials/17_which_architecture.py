@@ -11,7 +11,7 @@
 # Papers: Kim 2014, "Convolutional Neural Networks for Sentence Classification"; Radford et al. 2018
 # (GPT); Devlin et al. 2019 (BERT).
 #
-# Run it cell by cell, or whole: `python tutorials/17_which_architecture.py`, three to four minutes, no
+# Run it cell by cell, or whole: `python tutorials/17_which_architecture.py`, about four minutes, no
 # network. A cell that takes longer than a second says so.
 
 # %%
