@@ -320,6 +320,16 @@ def golden(tokenizers):
     return worker, windows, outputs_of(worker, windows, squad_goldens.logits(windows))
 
 
+@pytest.mark.parametrize("tokens", [30, 31])
+def test_an_answer_has_thirty_tokens_at_most(tokenizers, tokens):
+    worker = Answer(tokenizers["bert"], 60, 10)
+    (window,) = windows = worker.examples(data.read([row(" ".join(["good"] * 40))]))
+    start, end = [0.0] * len(window["ids"]), [0.0] * len(window["ids"])
+    start[window["context"]] = end[window["context"] + tokens - 1] = 9.0
+    (found,) = worker.predictions(outputs_of(worker, windows, [(start, end)]), windows)
+    assert (found["prediction"].split() == ["good"] * tokens) == (tokens == 30)
+
+
 def test_the_published_rule_chooses_the_same_answers_from_the_same_logits(golden):
     worker, windows, outputs = golden
     found = worker.predictions(outputs, windows)

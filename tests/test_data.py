@@ -330,6 +330,13 @@ def test_split_keeps_every_row_once_in_order_with_its_line():
     assert split(table, 0.1, seed=1) != (train, held)
 
 
+def test_split_keeps_all_questions_on_one_context_on_one_side():
+    table = read([{"question": f"question {i}", "context": f"context {i % 20}", "answers": []} for i in range(100)])
+    train, held = split(table, 0.1, seed=0)
+    assert held.rows and len(train.rows) + len(held.rows) == 100
+    assert {row["context"] for row in train.rows}.isdisjoint(row["context"] for row in held.rows)
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=2), st.floats(0.01, 0.99), st.integers())
 def test_equal_texts_stay_on_one_side_and_neither_side_is_empty(texts, fraction, seed):

@@ -10,7 +10,7 @@
 # language model is some 25,000 times smaller than GPT-3, and we print what comes out. In the end we make
 # one for which prompting works.
 #
-# Run it cell by cell, or whole: `python tutorials/15_prompt_or_fine_tune.py`, two to three minutes,
+# Run it cell by cell, or whole: `python tutorials/15_prompt_or_fine_tune.py`, about three minutes,
 # no network. A cell that takes longer than a second says so.
 
 # %%
