@@ -202,6 +202,12 @@ def test_locked_dropout_drops_the_same_channels_at_every_step_of_a_text():
     assert not torch.equal(x[0], x[1])
 
 
+def test_dropout_between_layers_stands_between_them_and_not_behind_the_last():
+    one, two = (tiny(n_layers=n, hidden_p=0.5) for n in (1, 2))
+    alike = [torch.equal(model.train().hidden(text(6)), model.eval().hidden(text(6))) for model in (one, two)]
+    assert alike == [True, False]
+
+
 def test_weight_dropout_changes_what_goes_from_state_to_state_and_nothing_else():
     model = tiny(weight_p=1.0).train()  # all of it dropped: no step sees the one before but through c
     rnn = model.rnns[0]
