@@ -83,6 +83,8 @@ def matching(model: nn.Module, pattern: str) -> dict[str, nn.Linear]:
     """By name, the linear layers that a pattern names: regular expressions with commas between them, each for a whole
     name or for its end behind a dot: "query,value"; "layer.[01].attention.*"; ".*"."""
     layers = linear_layers(model)
+    if not layers:
+        raise Error("--tune lora: there are no linear layers in this model's blocks to stand beside; try last:N or all")
     parts = [part.strip() for part in re.split(r",(?![^{]*})", pattern)]  # not at the comma of x{1,2}
     try:
         found = {n: layer for n, layer in layers.items() if any(re.fullmatch(rf"(.*\.)?({p})", n) for p in parts)}
@@ -96,7 +98,7 @@ def matching(model: nn.Module, pattern: str) -> dict[str, nn.Linear]:
 def starred(names) -> str:
     """h.0.attn.c_attn, h.1.attn.c_attn, … as one: h.*.attn.c_attn (12)"""
     groups = Counter(re.sub(r"\.\d+\.", ".*.", name) for name in names)
-    return ", ".join(f"{group} ({n})" if n > 1 else group for group, n in groups.items()) or "none"
+    return ", ".join(f"{group} ({n})" if n > 1 else group for group, n in groups.items())
 
 
 def add(model: nn.Module, layers: dict[str, LoRA]):

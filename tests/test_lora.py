@@ -118,6 +118,13 @@ def test_the_usual_layers_are_the_queries_and_values(family, kind):
     assert all(name.endswith(tuple(USUAL[family])) for name in names)
 
 
+def test_a_model_without_linear_layers_has_no_place_for_it():
+    with pytest.raises(
+        minift.Error, match="no linear layers in this model's blocks to stand beside; try last:N or all"
+    ):
+        adapters.choose(miniatures.tiny("kim_cnn", "classify"), "lora")
+
+
 # -- what learns ------------------------------------------------------------------------------------------------------
 
 
